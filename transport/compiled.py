@@ -1,0 +1,119 @@
+"""The one door to numba: kernels, their cache, and the code hash of a run.
+
+numba's disk cache looks only at a kernel's own file: after an edit of a callee or of an imported constant in another file it
+would run yesterday's machine code. So the cache folder is named by a hash over every source that is compiled (the files that
+define kernels and all they import from this project), the record layout, numba, llvmlite, the CPU and every NUMBA_* setting;
+that hash is the run's code hash too. No other module imports numba.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from transport.records import LAYOUT_HASH, REC
+
+PACKAGES = ("transport", "handlers", "engine")
+ROOT = Path(__file__).resolve().parent.parent
+_IMPORT = re.compile(r"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n]+)|import[ \t]+([\w., ]+))", re.M)
+
+
+def _modules() -> dict[str, Path]:
+    found = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imported_modules(text: str, known: dict[str, Path]) -> set[str]:
+    """Modules of `known` that source `text` imports, `from a import b` counted as a and a.b."""
+    names: set[str] = set()
+    for base, what, plain in _IMPORT.findall(text):
+        if base:
+            names.add(base)
+            names.update(f"{base}.{n.split(' as ')[0].strip(' ()')}" for n in what.replace("\n", ",").split(","))
+        else:
+            names.update(n.split(" as ")[0].strip() for n in plain.split(","))
+    return {n for n in names if n in known}
+
+
+def compiled_sources() -> dict[str, str]:
+    """Path from the root -> SHA-256 of every project file that holds a kernel, and of all it imports."""
+    known = _modules()
+    texts = {name: path.read_text() for name, path in known.items()}
+    todo = [n for n, text in texts.items() if re.search(r"transport(?:\.| import )compiled", text)]
+    reached: set[str] = set()
+    while todo:
+        name = todo.pop()
+        if name not in reached:
+            reached.add(name)
+            todo.extend(imported_modules(texts[name], known))
+    return {str(known[n].relative_to(ROOT)): hashlib.sha256(texts[n].encode()).hexdigest() for n in sorted(reached)}
+
+
+def toolchain() -> dict[str, str]:
+    """What besides the sources decides the machine code."""
+    import llvmlite.binding as llvm
+
+    found = {k: v for k, v in sorted(os.environ.items()) if k.startswith("NUMBA_") and k != "NUMBA_CACHE_DIR"}
+    return {
+        "python": f"{sys.version_info.major}.{sys.version_info.minor}",
+        "numba": version("numba"),
+        "llvmlite": version("llvmlite"),
+        "numpy": version("numpy"),
+        "cpu": llvm.get_host_cpu_name(),
+        "layout": f"{LAYOUT_HASH:016x}",
+        **found,
+    }
+
+
+def digest_of(facts: dict[str, str]) -> str:
+    """SHA-256 over sorted `key=value` lines."""
+    return hashlib.sha256("\n".join(f"{k}={v}" for k, v in sorted(facts.items())).encode()).hexdigest()
+
+
+SOURCES = compiled_sources()
+CODE_HASH = digest_of(SOURCES)
+TOOLCHAIN = toolchain()
+CACHE_ROOT = Path(os.environ.get("TICKLINE_CACHE") or Path.home() / ".cache" / "tickline")
+CACHE_DIR = CACHE_ROOT / digest_of({**SOURCES, **TOOLCHAIN})[:24]
+
+if "numba" in sys.modules:
+    from numba.core import config as _config
+
+    _config.CACHE_DIR = str(CACHE_DIR)
+os.environ["NUMBA_CACHE_DIR"] = str(CACHE_DIR)
+
+import numba as nb  # noqa: E402  the cache folder is read when numba is imported
+from numba import carray, types  # noqa: E402, F401
+from numba.core import cgutils  # noqa: E402, F401
+from numba.extending import intrinsic  # noqa: E402, F401
+
+REC_T = nb.from_dtype(REC)
+ROWS_T = types.Array(REC_T, 1, "C", aligned=True)  # a caller passes C-contiguous arrays of slots
+I64, U64, F64 = types.int64, types.uint64, types.float64
+VOIDPTR = types.voidptr
+
+
+def array_t(dtype: Any) -> types.Array:
+    """numba's type of a one-dimensional C-contiguous array of a numpy dtype, for explicit signatures."""
+    return types.Array(nb.from_dtype(dtype), 1, "C", aligned=True)
+
+
+def kernel(signature: Any = None, *, inline: bool = False) -> Any:
+    """Decorator of every compiled function: cached on disk, free of the GIL, IEEE arithmetic, no fastmath.
+
+    With `signature` it is compiled where it is defined (a cache hit takes milliseconds); without, at first use by its callers.
+    `inline` asks LLVM to inline it into its callers.
+    """
+    options: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": False}
+    if inline:
+        options["forceinline"] = True
+    return nb.njit(**options) if signature is None else nb.njit(signature, **options)
