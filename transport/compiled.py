@@ -12,6 +12,8 @@ import hashlib
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -85,19 +87,20 @@ TOOLCHAIN = toolchain()
 CACHE_ROOT = Path(os.environ.get("TICKLINE_CACHE") or Path.home() / ".cache" / "tickline")
 CACHE_DIR = CACHE_ROOT / digest_of({**SOURCES, **TOOLCHAIN})[:24]
 
-if "numba" in sys.modules:
-    from numba.core import config as _config
-
-    _config.CACHE_DIR = str(CACHE_DIR)
 os.environ["NUMBA_CACHE_DIR"] = str(CACHE_DIR)
 
 import numba as nb  # noqa: E402  the cache folder is read when numba is imported
 from numba import carray, types  # noqa: E402, F401
-from numba.core import cgutils  # noqa: E402, F401
+from numba.core import cgutils, config  # noqa: E402, F401
+from numba.core.errors import NumbaError, UnsupportedBytecodeError  # noqa: E402
 from numba.extending import intrinsic  # noqa: E402, F401
 
+config.CACHE_DIR = str(CACHE_DIR)  # numba may have been imported before
+COMPILE_ERRORS = (NumbaError, UnsupportedBytecodeError)  # what compiling a function may raise
+REC_DTYPE = REC
 REC_T = nb.from_dtype(REC)
 ROWS_T = types.Array(REC_T, 1, "C", aligned=True)  # a caller passes C-contiguous arrays of slots
+STEP = types.int64(types.voidptr, types.voidptr, types.voidptr, types.voidptr)  # state, params, record, out
 I64, U64, F64 = types.int64, types.uint64, types.float64
 VOIDPTR = types.voidptr
 
@@ -117,3 +120,19 @@ def kernel(signature: Any = None, *, inline: bool = False) -> Any:
     if inline:
         options["forceinline"] = True
     return nb.njit(**options) if signature is None else nb.njit(signature, **options)
+
+
+def shell(function: Any) -> Any:
+    """Decorator of a handler's shell: compiled now, for the one signature, with a C address to call (`.address`)."""
+    return nb.cfunc(STEP, nopython=True, cache=True, error_model="numpy", nogil=True, fastmath=False)(function)
+
+
+@contextmanager
+def cache_folder(folder: Path) -> Iterator[None]:
+    """Kernels defined inside are cached under `folder`."""
+    before = config.CACHE_DIR
+    config.CACHE_DIR = str(folder)
+    try:
+        yield
+    finally:
+        config.CACHE_DIR = before

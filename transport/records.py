@@ -80,6 +80,12 @@ TARGET, PLACE, AMEND_ORDER, CANCEL_ORDER = 1, 2, 3, 4
 # --- action of an ack -----------------------------------------------------------------------------------------------------
 ACCEPTED, CANCELLED, AMENDED, EXPIRED = 1, 2, 3, 4
 
+# --- action of a position row: why it was written
+AFTER_FILL, MARKED, AT_END = 0, 1, 2
+
+# --- trading states (amount of SET_STATE, state of a verdict)
+ACTIVE, REDUCING, HALTED = 0, 1, 2
+
 # --- action of a fill: who waited -----------------------------------------------------------------------------------------
 MAKER, TAKER = 1, 2
 
@@ -89,6 +95,7 @@ GTC, IOC, FOK = 0, 1, 2
 # --- source_id of rows made in the line; feeds are FEED_BASE + their index -------------------------------------------------
 BY_INGEST, BY_FEATURES, BY_SIGNALS, BY_RISK, BY_ORDERS, BY_EXCHANGE = 1, 2, 3, 4, 5, 6
 FEED_BASE = 16
+NO_INSTRUMENT = 2**32 - 1  # of timers and commands that concern all
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True):
@@ -357,6 +364,7 @@ class Position(Record, frozen=True, array_like=True, tag=POSITION):
     tif: U8
     fee: I64  # paid so far
     cost: I64  # signed money paid for the open position
+    unrealised: I64  # money units at the mark; POSITION rows of a timer or the end
 
 
 class Verdict(Record, frozen=True, array_like=True, tag=VERDICT):

@@ -1,0 +1,175 @@
+"""The compiled loops: one input record through the stages, and the three ways to arrange that on threads and processes.
+
+    fused    sequence ──► step_line (FEATURES … ORDERS) ──► paper exchange ──► reports queue ──► sequence
+    split    INGEST process: sequence ──► INPUT ring │ line process: step_line, exchange ──► REPORTS ring ──► INGEST
+    staged   the same, a process a stage, each with a ring of its rows
+
+A loop returns to Python when its time slice is over, when a feed wants its next window, when a log must be taken, when there is
+nothing to do, or on a fault. Where it stopped is not observable: any split of the stream gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from engine.observe.histogram import record as record_ns
+from handlers.domain.book import apply_market
+from handlers.domain.memory import copy_slot
+from handlers.features.stage import FeaturesState, digest_features, step_features
+from handlers.ingest.sequencer import (
+    NOTHING, STARVED, Sequencer, admit_feed, admit_own, close_line, full, peek,
+)  # fmt: skip
+from handlers.orders.brokers.paper import PaperState, advance, on_market
+from handlers.orders.stage import OrdersState, concerns_orders, step_orders
+from handlers.risk.stage import RiskState, concerns_risk, step_risk
+from handlers.signals.stage import SignalsState, step_signals
+from transport.atomics import cycles
+from transport.compiled import kernel
+
+# Why a loop came back.
+SLICE_OVER, WANTS_WINDOW, LOGS_FULL, DONE, PACED, FAULT = 0, 1, 2, 3, 4, -1
+LOOK_EVERY = 256  # records between two looks at the slice's end
+LOG_ROWS = 1 << 15  # rows of a stage's log between two takings
+INGEST, FEATURES, SIGNALS, RISK, ORDERS, WHOLE = range(6)  # rows of the histograms
+STAGES = ("ingest", "features", "signals", "risk", "orders", "line")
+DECIDING = ("features", "signals", "risk", "orders")
+
+CONTROL = np.dtype(
+    [
+        ("sample_mask", "i8"),  # every (mask + 1)-th input is timed
+        ("log_features", "i8"),  # log every feature row, not only checkpoints
+        ("fault", "i8"), ("fault_seq", "i8"),
+        ("until_ns", "i8"),  # pacing: no input at or after this time of the line
+    ]
+)  # fmt: skip
+
+
+class Logs(NamedTuple):
+    """Rows of each deciding stage since Python took them; `counts[k]` are used."""
+
+    counts: np.ndarray
+    features: np.ndarray
+    signals: np.ndarray
+    risk: np.ndarray
+    orders: np.ndarray
+
+
+class Scratch(NamedTuple):
+    """Where one input and its rows stand while it passes."""
+
+    input: np.ndarray
+    features: np.ndarray
+    signals: np.ndarray
+    risk: np.ndarray
+    orders: np.ndarray
+
+
+class Line(NamedTuple):
+    """Everything one thread needs to run the line; `engine.line` builds it."""
+
+    control: np.ndarray
+    sequencer: Sequencer
+    markets: np.ndarray
+    books: np.ndarray
+    features: FeaturesState
+    signals: SignalsState
+    risk: RiskState
+    orders: OrdersState
+    paper: PaperState
+    logs: Logs
+    scratch: Scratch
+    kinds: np.ndarray  # inputs by kind
+    histograms: np.ndarray  # (stages, buckets), in cycles of the time stamp counter
+
+
+@kernel(inline=True)
+def keep(log, count, rows, n):
+    """Append `n` rows to a log; room was made sure of before the input was taken."""
+    for j in range(n):
+        copy_slot(log[count + j], rows[j])
+    return count + n
+
+
+@kernel(inline=True)
+def step_line(line, r):
+    """FEATURES, SIGNALS, RISK, ORDERS and the exchange on one stamped input; 0, or a negative fault of a strategy."""
+    logs, scratch = line.logs, line.scratch
+    counts = logs.counts
+    here = np.int64(r.instrument_id) if r.instrument_id < len(line.markets) else 0
+    m = line.markets[here]
+    if r.instrument_id < len(line.markets):
+        apply_market(m, line.books, r)
+        on_market(line.paper, m, r)
+    n_features = step_features(line.features, m, r, scratch.features)
+    checkpoint = digest_features(line.features, r, scratch.features, n_features, scratch.features[n_features])
+    if line.control[0].log_features:
+        counts[0] = keep(logs.features, counts[0], scratch.features, n_features)
+    if checkpoint:
+        counts[0] = keep(logs.features, counts[0], scratch.features[n_features:], 1)
+    n_signals = step_signals(line.signals, line.markets, r, scratch.features, n_features, scratch.signals)
+    if n_signals < 0:
+        return n_signals
+    if n_signals == 0 and not concerns_risk(r.kind) and not concerns_orders(r.kind):
+        return 0
+    counts[1] = keep(logs.signals, counts[1], scratch.signals, n_signals)
+    n_risk = step_risk(line.risk, line.markets, r, scratch.signals, n_signals, scratch.risk)
+    counts[2] = keep(logs.risk, counts[2], scratch.risk, n_risk)
+    n_orders = step_orders(line.orders, line.paper, line.markets, r, scratch.risk, n_risk, scratch.orders)
+    counts[3] = keep(logs.orders, counts[3], scratch.orders, n_orders)
+    return 0
+
+
+@kernel(inline=True)
+def room_in_logs(line):
+    """Every log can take the most that one input may add."""
+    counts, logs, scratch = line.logs.counts, line.logs, line.scratch
+    return (
+        counts[0] + len(scratch.features) <= len(logs.features)
+        and counts[1] + len(scratch.signals) <= len(logs.signals)
+        and counts[2] + len(scratch.risk) <= len(logs.risk)
+        and counts[3] + len(scratch.orders) <= len(logs.orders)
+    )
+
+
+@kernel
+def run_fused(line, deadline):
+    """Run the whole line on this thread until `deadline` (cycles) or until Python is needed; returns why it came back."""
+    s, control = line.sequencer, line.control[0]
+    reports = line.paper.reports
+    r = line.scratch.input[0]
+    look = 0
+    while True:
+        source, when = peek(s, reports)
+        if source == STARVED:
+            return WANTS_WINDOW
+        if advance(line.paper, line.markets, when):
+            continue
+        if source == NOTHING:
+            if close_line(s):
+                continue
+            return DONE
+        if when >= control.until_ns:
+            return PACED
+        if full(s) or not room_in_logs(line):
+            return LOGS_FULL
+        if source >= 0:
+            if not admit_feed(s, source, when, r):
+                continue
+        else:
+            admit_own(s, reports, source, when, r)
+        line.kinds[r.kind] += 1
+        timed = r.seq & control.sample_mask == 0
+        began = cycles() if timed else np.int64(0)
+        fault = step_line(line, r)
+        if timed:
+            record_ns(line.histograms[WHOLE], cycles() - began)
+        if fault:
+            control.fault, control.fault_seq = fault, r.seq
+            return FAULT
+        look += 1
+        if look >= LOOK_EVERY:
+            look = 0
+            if cycles() > deadline:
+                return SLICE_OVER

@@ -1,0 +1,118 @@
+"""The contract of a handler: one record in, rows out, and the shell that gives every handler the same machine signature.
+
+    int64 step(void *state, void *params, REC *record, REC *out)
+
+One signature means that another strategy, another parameter value, another number of strategies compiles no new loop: the loop
+calls an address. `@handler` declares the state and the parameters as plain numpy fields; the first fields of the state are the
+VIEW, filled in by the runner before each call and read-only by contract (what a step writes there is overwritten).
+
+A step returns the number of rows it wrote to `out`; -n says "n rows, and call me again with the same record". With
+`rows_max = 1`, `out` is one record, else an array of them. A step that raises, returns more than it declared, or keeps asking
+to be called again stops the line at that `seq` with the journal intact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from transport.records import BAR, FEATURE, FILL, FORECAST, SIGNAL, TIMER, TRADE
+
+RAISED = -(2**63)  # what a shell returns for a step that raised
+CALLS_MAX = 64  # continuations of one handler on one record
+ROWS_MAX = 32  # rows of one call
+DEPTH_MAX = 32  # book levels a side in the view
+GUARD_ROWS = 8  # slots behind the rows, watched for writes past rows_max
+
+Fields = Sequence[tuple[str, str]] | Sequence[tuple[str, str, tuple[int, ...]]]
+
+VIEW_FIELDS: list[tuple[str, str]] = [
+    ("position_lots", "i8"),  # signed, of this strategy in this instrument, fills reported so far
+    ("open_buy_lots", "i8"),  # acknowledged and not yet filled or withdrawn
+    ("open_sell_lots", "i8"),
+    ("cost", "i8"),  # signed money paid for the open position
+    ("realised", "i8"),
+    ("fees", "i8"),
+    ("bid_ticks", "i8"),  # top of the book, 0 when a side is empty or the book is not valid
+    ("ask_ticks", "i8"),
+    ("instrument_id", "i8"),
+    ("strategy_id", "i8"),
+]
+VIEW = np.dtype(VIEW_FIELDS)
+READABLE = {TRADE, FEATURE, FILL, TIMER, BAR, FORECAST, SIGNAL}
+
+
+def view_dtype(depth: int) -> np.dtype[Any]:
+    """The VIEW, and behind it `depth` levels a side when a strategy declares them (price 0 where there is none)."""
+    levels = [(n, "i8", (depth,)) for n in ("bids_ticks", "bids_lots", "asks_ticks", "asks_lots")] if depth else []
+    return np.dtype([*VIEW_FIELDS, *levels])
+
+
+@dataclass(frozen=True)
+class Handler:
+    """A step with what it declares; `state` includes the view."""
+
+    step: Callable[..., int]
+    reads: tuple[int, ...]
+    state: np.dtype[Any]
+    params: np.dtype[Any]
+    defaults: dict[str, float]
+    rows_max: int
+    depth: int
+    compiled: bool
+    name: str = field(default="")
+
+    def __call__(self, s: Any, p: Any, record: Any, out: Any) -> int:
+        """Plain Python: the same function under its oracle."""
+        return self.step(s, p, record, out)
+
+    def pack_params(self, given: dict[str, float]) -> np.ndarray[Any, Any]:
+        """One element of `params`; raises ValueError for a name the step does not have or one without a value."""
+        unknown = sorted(set(given) - set(self.params.names or ()))
+        if unknown:
+            raise ValueError(f"{self.name} has no parameter {unknown[0]!r}; it has {', '.join(self.params.names or ()) or 'none'}")
+        packed = np.zeros(1, self.params)
+        for key in self.params.names or ():
+            if key not in given and key not in self.defaults:
+                raise ValueError(f"{self.name} needs a value for {key!r}")
+            packed[key] = given.get(key, self.defaults.get(key))
+            if self.params[key].kind in "iu" and packed[key][0] != given.get(key, self.defaults.get(key)):
+                raise ValueError(f"{self.name}: {key} must be a whole number, not {given.get(key)}")
+        return packed
+
+
+def handler(
+    *,
+    reads: int | Sequence[int],
+    state: Fields = (),
+    params: Fields = (),
+    defaults: dict[str, float] | None = None,
+    rows_max: int = 1,
+    depth: int = 0,
+    compiled: bool = True,
+) -> Callable[[Callable[..., int]], Handler]:
+    """Declare a step: the kinds it `reads`, its `state` and `params` fields (numpy formats), rows a call, book levels it sees.
+
+    Raises TypeError for a declaration that cannot hold: a kind it may not read, a state field that hides one of the view,
+    rows_max outside 1..32, depth outside 0..32. `compiled=False` runs the step as plain Python, slower, in the same order.
+    """
+    kinds = (reads,) if isinstance(reads, int) else tuple(reads)
+    if not set(kinds) <= READABLE:
+        raise TypeError(f"a step may read {sorted(READABLE)}, not {sorted(set(kinds) - READABLE)}")
+    if not 1 <= rows_max <= ROWS_MAX or not 0 <= depth <= DEPTH_MAX:
+        raise TypeError(f"rows_max is 1..{ROWS_MAX} and depth 0..{DEPTH_MAX}")
+    view = view_dtype(depth)
+    hidden = {f[0] for f in state} & set(view.names or ())
+    if hidden:
+        raise TypeError(f"state field {sorted(hidden)[0]!r} hides a field of the view")
+    whole = np.dtype([*view.descr, *state], align=False) if state else view
+    options = np.dtype(list(params)) if params else np.dtype([("unused", "i8")])
+
+    def declare(step: Callable[..., int]) -> Handler:
+        base = {} if params else {"unused": 0.0}
+        return Handler(step, kinds, whole, options, {**base, **(defaults or {})}, rows_max, depth, compiled, step.__name__)
+
+    return declare

@@ -1,0 +1,97 @@
+"""Addresses as records, and calls through an address: how one compiled loop reaches any feed window and any handler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+
+from transport.compiled import REC_T, intrinsic, types
+from transport.records import SLOT_BYTES
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def slot_at(typingctx: Any, address: Any) -> Any:
+    """The slot at an int64 address, as a REC record, without a copy."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(REC_T))
+
+    return REC_T(types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def view_at(typingctx: Any, address: Any, dtype: Any) -> Any:
+    """The record of `dtype` (a compile-time constant) at an int64 address, without a copy."""
+    record = dtype.dtype
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(record))
+
+    return record(types.int64, dtype), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def address_of(typingctx: Any, record: Any) -> Any:
+    """int64 address of a record."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.ptrtoint(args[0], ir.IntType(64))
+
+    return types.int64(record), codegen
+
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def copy_slot(typingctx: Any, target: Any, source: Any) -> Any:
+    """Copy one slot, SLOT_BYTES, from one REC record to another."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        vector = ir.VectorType(ir.IntType(64), 8)
+        to, frm = (builder.bitcast(a, vector.as_pointer()) for a in args)
+        for half in range(SLOT_BYTES // 64):
+            at = [ir.Constant(ir.IntType(64), half)]
+            load = builder.load(builder.gep(frm, at), align=8)
+            builder.store(load, builder.gep(to, at), align=8)
+        return context.get_dummy_value()
+
+    return types.none(REC_T, REC_T), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def zero_slot(typingctx: Any, target: Any) -> Any:
+    """Zero one slot."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        vector = ir.VectorType(ir.IntType(64), 8)
+        to = builder.bitcast(args[0], vector.as_pointer())
+        for half in range(SLOT_BYTES // 64):
+            builder.store(ir.Constant(vector, None), builder.gep(to, [ir.Constant(ir.IntType(64), half)]), align=8)
+        return context.get_dummy_value()
+
+    return types.none(REC_T), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def slot_word(typingctx: Any, record: Any, index: Any) -> Any:
+    """Word `index` (0..15) of a slot as uint64, for digests."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        words = builder.bitcast(args[0], ir.IntType(64).as_pointer())
+        return builder.load(builder.gep(words, [args[1]]), align=8)
+
+    return types.uint64(REC_T, types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def call_step(typingctx: Any, step: Any, state: Any, params: Any, record: Any, out: Any) -> Any:
+    """Call the shell of a handler at address `step`; all arguments are int64 addresses, the result is its int64."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = ir.IntType(8).as_pointer()
+        function = ir.FunctionType(ir.IntType(64), [pointer] * 4)
+        target = builder.inttoptr(args[0], function.as_pointer())
+        return builder.call(target, [builder.inttoptr(a, pointer) for a in args[1:]])
+
+    i8 = types.int64
+    return i8(i8, i8, i8, i8, i8), codegen

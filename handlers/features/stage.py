@@ -1,0 +1,134 @@
+"""FEATURES: a market record in, bars and feature rows out.
+
+    INPUT ──► (books folded by the runner) ──► bars, feature rows ──► SIGNALS
+                                          └──► a checkpoint every `checkpoint` inputs: the rolling digest of those rows
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from handlers.domain.book import best_lots, best_price, two_sided
+from handlers.domain.memory import slot_word, zero_slot
+from handlers.domain.rows import stamp
+from handlers.domain.schema import FEATURES, SCHEMA_ID
+from handlers.features.bars import BAR_STATE, add_trade, close_bar
+from handlers.features.streaming import FEATURE_PARAMS, FEATURE_STATE, TOP_BOOK, TOP_QUOTE, update
+from transport.compiled import kernel
+from transport.records import (
+    ASK, BID, BOOK_DELTA, BOOK_SNAPSHOT, BY_FEATURES, CHECKPOINT, COMMAND, END_OF_FEED, EVENT_END, FEATURE, QUOTE, TRADE,
+)  # fmt: skip
+
+ROWS_MAX = 520  # of one input: a bar an instrument at the end of the feed, a feature row, a checkpoint
+INSTRUMENTS_MAX = 512
+COUNT = len(FEATURES)
+DIGEST = np.dtype([("value", "u8"), ("rows", "i8")])
+_P1, _P2 = 0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F
+
+
+class FeaturesState(NamedTuple):
+    """Arrays of the stage: one FEATURE_STATE and BAR_STATE per instrument, one set of parameters, one rolling digest."""
+
+    features: np.ndarray
+    bars: np.ndarray
+    params: np.ndarray
+    digest: np.ndarray
+
+
+def new_features(
+    instruments: int, ema_fast: int, ema_slow: int, volatility_window: int, bar_ns: int, top_quote: bool, checkpoint: int
+) -> FeaturesState:
+    """Windows in events, `bar_ns` > 0, `checkpoint` in inputs."""
+    params = np.zeros(1, FEATURE_PARAMS)
+    params["alpha_fast"], params["alpha_slow"] = 2.0 / (ema_fast + 1), 2.0 / (ema_slow + 1)
+    params["alpha_volatility"] = 2.0 / (volatility_window + 1)
+    params["bar_ns"], params["checkpoint"] = bar_ns, checkpoint
+    params["top"] = TOP_QUOTE if top_quote else TOP_BOOK
+    rows = max(1, instruments)
+    return FeaturesState(np.zeros(rows, FEATURE_STATE), np.zeros(rows, BAR_STATE), params, np.zeros(1, DIGEST))
+
+
+@kernel(inline=True)
+def fold_digest(digest, row):
+    """Mix one row's 16 words into the rolling digest: four lanes, so that the multiplications overlap."""
+    a = b = c = d = digest.value
+    for i in range(0, 16, 4):
+        a = (a ^ slot_word(row, i)) * np.uint64(_P1)
+        b = (b ^ slot_word(row, i + 1)) * np.uint64(_P2)
+        c = (c ^ slot_word(row, i + 2)) * np.uint64(_P1)
+        d = (d ^ slot_word(row, i + 3)) * np.uint64(_P2)
+        a ^= a >> np.uint64(29)
+        b ^= b >> np.uint64(31)
+        c ^= c >> np.uint64(30)
+        d ^= d >> np.uint64(33)
+    digest.value = (a ^ (b >> np.uint64(7))) * np.uint64(_P2) ^ (c * np.uint64(_P1) + d)
+    digest.rows += 1
+
+
+@kernel
+def close_all_bars(state, r, out):
+    """Close every open bar, in instrument order."""
+    n = 0
+    for i in range(len(state.bars)):
+        if state.bars[i].trades > 0:
+            zero_slot(out[n])
+            close_bar(state.bars[i], state.params[0].bar_ns, out[n])
+            stamp(out[n], r, BY_FEATURES, n)
+            out[n].instrument_id = i
+            n += 1
+    return n
+
+
+@kernel(inline=True)
+def step_features(state, m, r, out):
+    """Rows of one input `r`, whose market record is already folded into `m`; returns how many are in `out`.
+
+    A feature row comes at EVENT_END of a trade and of whichever publishes the top of the book (params.top), and only while
+    both sides are known.
+    """
+    p = state.params[0]
+    i = np.int64(r.instrument_id)
+    n = 0
+    if r.kind == TRADE:
+        zero_slot(out[0])
+        n = add_trade(state.bars[i], p.bar_ns, r, out[0])
+        if n:
+            stamp(out[0], r, BY_FEATURES, 0)
+    elif r.kind == COMMAND and r.action == END_OF_FEED:
+        return close_all_bars(state, r, out)
+    if not r.flags & EVENT_END:
+        return n
+    if p.top == TOP_BOOK:
+        if not (r.kind == BOOK_DELTA or r.kind == TRADE or r.kind == BOOK_SNAPSHOT) or not two_sided(m):
+            return n
+        bid, ask, bid_lots, ask_lots = best_price(m, BID), best_price(m, ASK), best_lots(m, BID), best_lots(m, ASK)
+    else:
+        if not (r.kind == QUOTE or r.kind == TRADE) or m.bid_lots <= 0 or m.ask_lots <= 0:
+            return n
+        bid, ask, bid_lots, ask_lots = m.bid_ticks, m.ask_ticks, m.bid_lots, m.ask_lots
+    row = out[n]
+    zero_slot(row)
+    row.kind = FEATURE
+    row.schema_id = SCHEMA_ID
+    row.count = COUNT
+    update(state.features[i], p, bid, bid_lots, ask, ask_lots, row["values"])
+    stamp(row, r, BY_FEATURES, n)
+    return n + 1
+
+
+@kernel(inline=True)
+def digest_features(state, r, rows, n, out):
+    """Fold the `n` rows of input `r` into the digest; returns 1 when a checkpoint is due, which is then in `out`."""
+    digest = state.digest[0]
+    for j in range(n):
+        fold_digest(digest, rows[j])
+    if (r.seq + 1) % state.params[0].checkpoint:
+        return 0
+    zero_slot(out)
+    out.kind = CHECKPOINT
+    out.digest = np.int64(digest.value)
+    out.rows = digest.rows
+    stamp(out, r, BY_FEATURES, n)
+    return 1

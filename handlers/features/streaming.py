@@ -1,0 +1,69 @@
+"""The streaming features: what is taken of the top of the book at the end of each venue event.
+
+`handlers.domain.schema` declares each value's place in the row, its unit and its source; `update` computes them. Values are floats in ticks and lots, IEEE + - * / and sqrt only.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from handlers.domain.schema import EMA_FAST, EMA_SLOW, IMBALANCE, MICROPRICE, MID, OFI, SPREAD, VOLATILITY
+from transport.compiled import kernel
+
+FEATURE_STATE = np.dtype(
+    [
+        ("events", "i8"),  # events seen, 0 = none
+        ("bid_ticks", "i8"), ("bid_lots", "i8"), ("ask_ticks", "i8"), ("ask_lots", "i8"),  # top at the last event
+        ("mid", "f8"),
+        ("ema_fast", "f8"), ("ema_slow", "f8"),
+        ("square", "f8"),  # exponential mean of squared mid changes
+        ("ofi_lots", "i8"),  # sum of order-flow imbalance, exact
+    ]
+)  # fmt: skip
+FEATURE_PARAMS = np.dtype(
+    [("alpha_fast", "f8"), ("alpha_slow", "f8"), ("alpha_volatility", "f8"), ("bar_ns", "i8"), ("top", "i8"), ("checkpoint", "i8")]
+)
+TOP_BOOK, TOP_QUOTE = 0, 1
+
+
+@kernel(inline=True)
+def order_flow(s, bid, bid_lots, ask, ask_lots):
+    """Signed lots that the top gained (bid) or lost (ask) since the last event."""
+    flow = 0
+    if bid >= s.bid_ticks:
+        flow += bid_lots
+    if bid <= s.bid_ticks:
+        flow -= s.bid_lots
+    if ask <= s.ask_ticks:
+        flow -= ask_lots
+    if ask >= s.ask_ticks:
+        flow += s.ask_lots
+    return flow
+
+
+@kernel(inline=True)
+def update(s, p, bid, bid_lots, ask, ask_lots, values):
+    """Fold one event's top (lots > 0) into `s` and write the row's eight values."""
+    mid = (bid + ask) * 0.5
+    flow = 0
+    if s.events == 0:
+        s.ema_fast = s.ema_slow = mid
+    else:
+        flow = order_flow(s, bid, bid_lots, ask, ask_lots)
+        change = mid - s.mid
+        s.ema_fast += p.alpha_fast * (mid - s.ema_fast)
+        s.ema_slow += p.alpha_slow * (mid - s.ema_slow)
+        s.square += p.alpha_volatility * (change * change - s.square)
+    s.events += 1
+    s.mid = mid
+    s.bid_ticks, s.bid_lots, s.ask_ticks, s.ask_lots = bid, bid_lots, ask, ask_lots
+    s.ofi_lots += flow
+    total = float(bid_lots + ask_lots)
+    values[MID] = mid
+    values[SPREAD] = ask - bid
+    values[MICROPRICE] = (bid * float(ask_lots) + ask * float(bid_lots)) / total
+    values[IMBALANCE] = (bid_lots - ask_lots) / total
+    values[OFI] = flow
+    values[EMA_FAST] = s.ema_fast
+    values[EMA_SLOW] = s.ema_slow
+    values[VOLATILITY] = np.sqrt(s.square)

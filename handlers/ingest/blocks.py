@@ -1,0 +1,90 @@
+"""Bytes of a recorded file, decompressed by what it is and not by its name, and the lines in them.
+
+Captures are cut off when a recorder is killed, so whatever can be decompressed is yielded first; only then the error is raised.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
+from handlers.ingest.errors import TruncatedError, UnreadableError
+
+GZIP_MAGIC = b"\x1f\x8b"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+READ_BYTES = 1 << 16
+LINE_BYTES_MAX = 1 << 26  # the longest recorded line, a snapshot of 1,000 levels a side, has 60 kB
+_DAMAGED = (zlib.error, zstandard.ZstdError)
+
+
+def _decompressor(head: bytes) -> Any:
+    if head.startswith(GZIP_MAGIC):
+        return zlib.decompressobj(31)
+    return zstandard.ZstdDecompressor().decompressobj() if head.startswith(ZSTD_MAGIC) else None
+
+
+def read_blocks(path: Path) -> Iterator[bytes]:
+    """Yield the file's content in blocks of no fixed size; gzip and zstd of several members are joined.
+
+    Raises UnreadableError (cannot be opened, damaged) and TruncatedError, the latter after all that was readable.
+    """
+    try:
+        with path.open("rb") as file:
+            chunk = file.read(READ_BYTES)
+            unpack = _decompressor(chunk)
+            while chunk:
+                if unpack is None:
+                    yield chunk
+                    chunk = file.read(READ_BYTES)
+                    continue
+                yield unpack.decompress(chunk)
+                chunk = unpack.unused_data + file.read(READ_BYTES)
+                if unpack.eof and chunk:
+                    unpack = _next_member(path, chunk)
+            if unpack is not None and not unpack.eof:
+                raise TruncatedError(f"{path.name} is cut off: its compressed data has no end")
+    except _DAMAGED as error:
+        raise UnreadableError(f"{path.name} is damaged: {error}") from error
+    except OSError as error:
+        raise UnreadableError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _next_member(path: Path, chunk: bytes) -> Any:
+    unpack = _decompressor(chunk)
+    if unpack is None:
+        raise UnreadableError(f"{path.name} is damaged: something that is not compressed data follows its end")
+    return unpack
+
+
+def read_lines(path: Path) -> Iterator[bytes]:
+    """Yield lines without their end; a last line cut off with its file is not one. Raises what `read_blocks` raises."""
+    tail = b""
+    for block in read_blocks(path):
+        lines = block.split(b"\n")
+        if len(lines) == 1:
+            tail += block
+            if len(tail) > LINE_BYTES_MAX:
+                raise UnreadableError(f"{path.name} has a line of over {LINE_BYTES_MAX} bytes")
+            continue
+        lines[0] = tail + lines[0]
+        tail = lines.pop()
+        yield from lines
+    if tail:
+        yield tail
+
+
+def read_head(path: Path, size: int) -> bytes:
+    """The first `size` decompressed bytes, fewer where the file has no more; raises UnreadableError."""
+    head = b""
+    try:
+        for block in read_blocks(path):
+            head += block
+            if len(head) >= size:
+                break
+    except TruncatedError:
+        pass  # the head of a cut file tells its format as well as a whole one
+    return head[:size]

@@ -1,0 +1,88 @@
+"""What a feed is: one source of market records, decoded, not yet sequenced.
+
+A feed yields the records of its source in source order, with everything but what INGEST assigns (`seq`, `ts_seq_ns`). `origin` is
+the record's line (or record) index within the source, counted through all its files. EVENT_END stands on the last record of
+every venue message, and a chunk never ends in the middle of one. Bad input never raises here: it is counted under a reason
+code, with the first offender kept in words.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transport.instruments import Instrument
+from transport.records import EVENT_END
+
+YEAR_2000_NS = 946_684_800 * 10**9
+YEAR_2100_NS = 4_102_444_800 * 10**9
+
+Rows = np.ndarray[Any, Any]  # shape (n,), dtype REC, C-contiguous
+
+
+class Feed(ABC):
+    """One source. `chunks` may be called again: it starts over, counters included."""
+
+    def __init__(self, name: str, instruments: Sequence[Instrument]) -> None:
+        self.name = name
+        self.instruments = tuple(instruments)
+        self.source_id = 0
+        self.ids = np.arange(len(self.instruments), dtype=np.uint32)  # place in `instruments` -> instrument_id
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was counted."""
+        self.counters: dict[int, int] = {}
+        self.first_offenders: dict[int, str] = {}
+        self.lines = 0  # lines (records, in a binary feed) read
+        self.messages = 0  # venue messages that yielded records or were dropped by the venue's own rules
+
+    def bind(self, ids: dict[str, int], source_id: int) -> None:
+        """Say which `instrument_id` each instrument's name has and which `source_id` the rows bear; raises KeyError for a name missing."""
+        self.ids = np.array([ids[i.name] for i in self.instruments], dtype=np.uint32)
+        self.source_id = source_id
+
+    def count(self, reason: int, offender: str, times: int = 1) -> None:
+        """Count bad or dropped input; `offender` (line and what is wrong with it) is kept if it is the first of its reason."""
+        self.counters[reason] = self.counters.get(reason, 0) + times
+        self.first_offenders.setdefault(reason, offender)
+
+    @abstractmethod
+    def chunks(self, rows_max: int) -> Iterator[Rows]:
+        """Yield arrays of at most `rows_max` records, or of one message if that has more; joined they do not depend on `rows_max`."""
+
+    @abstractmethod
+    def receive_times(self) -> NDArray[np.int64]:
+        """Receive time in ns of every line of the source, those without a record included, -1 where it cannot be read; reads the source afresh."""
+
+
+def split_at_events(rows: Rows, rows_max: int) -> Iterator[Rows]:
+    """Views of `rows`, each of at most `rows_max` (>= 1) records but whole events."""
+    if len(rows) <= rows_max:
+        if len(rows):
+            yield rows
+        return
+    ends = np.flatnonzero(rows["flags"] & EVENT_END) + 1
+    if not len(ends) or ends[-1] != len(rows):
+        ends = np.append(ends, len(rows))
+    start = 0
+    while start < len(rows):
+        k = int(np.searchsorted(ends, start + rows_max, "right"))
+        stop = int(ends[k - 1]) if k and ends[k - 1] > start else int(ends[k])
+        yield rows[start:stop]
+        start = stop
+
+
+def message_index(feeds: Sequence[Feed]) -> NDArray[np.int64]:
+    """(receive ns, source, line) of every line of every source, shape (lines, 3), in the order of sequencing; lines without a time are left out."""
+    parts = []
+    for source, feed in enumerate(feeds):
+        times = feed.receive_times()
+        lines = np.flatnonzero(times >= 0)
+        parts.append(np.column_stack((times[lines], np.full(len(lines), source), lines)))
+    table = np.concatenate(parts) if parts else np.empty((0, 3), np.int64)
+    return table[np.lexsort((table[:, 2], table[:, 1], table[:, 0]))]

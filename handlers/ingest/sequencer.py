@@ -1,0 +1,264 @@
+"""The sequencer: the only way in. It merges feeds, reports, commands and timers by time and rank and gives each its `seq`.
+
+    rank 0  timers      due times start + k * interval; a timer for T precedes the first record with time >= T
+         1  commands    configuration's first words, operators, the end of the feeds
+         2  reports     what the exchange answered, by the time it is due back
+         4+ feeds       by index, each in its own order
+
+The order is (time, rank, position in source). A feed's time is its receive time, never going back within the feed. Nothing here
+reads a clock: in a replay the line's time is `max(previous, receive time)`, whatever the speed.
+
+A feed stands in memory as a *window* of slots, refilled by the caller; the sequencer copies a slot, stamps it, and notes in
+`runs` which rows of which feed it admitted, so that the journal can be written off this thread.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from handlers.domain import reasons
+from handlers.domain.memory import copy_slot, slot_at, zero_slot
+from handlers.domain.queue import NEVER, Queue, new_queue, pop, push
+from transport.compiled import kernel
+from transport.records import (
+    ASK, BID, BOOK_DELTA, BOOK_SNAPSHOT, BY_INGEST, CANCEL_ALL, CLEAR, COMMAND, END_OF_FEED, EVENT_END, FEED_BASE, FLATTEN, GAP,
+    NO_INSTRUMENT, QUOTE, SLOT_BYTES, STATUS, TIMER, TRADE, empty,
+)  # fmt: skip
+
+FEEDS_MAX = 64
+COMMANDS_MAX = 65536
+OWN = -1  # source of a run of the line's own records
+FROM_FEEDS = sum(1 << k for k in (TRADE, QUOTE, BOOK_DELTA, BOOK_SNAPSHOT, STATUS, GAP))
+PRICE_MAX = 2**40  # ticks, either sign
+QTY_MAX = 2**50  # lots
+# What `peek` answers besides a feed's index.
+NOTHING, STARVED, A_TIMER, A_COMMAND, A_REPORT = -1, -2, -3, -4, -5
+
+HEAD = np.dtype(
+    [
+        ("next_seq", "i8"),
+        ("ts_seq_ns", "i8"),  # of the last record
+        ("epoch", "i8"),
+        ("instruments", "i8"),
+        ("feeds", "i8"),
+        ("timer_ns", "i8"),  # interval, 0 is off
+        ("timer_due", "i8"),
+        ("timers", "i8"),
+        ("phase", "i8"),  # 0 feeds, 1 closing orders, 2 end sequenced
+        ("flatten", "i8"),
+        ("runs", "i8"), ("own", "i8"),  # entries used since the caller took them
+        ("refused", "i8"),
+    ]
+)  # fmt: skip
+WINDOW = np.dtype(
+    [
+        ("address", "i8"),  # of the window's first slot
+        ("first", "i8"),  # row number of that slot within the feed
+        ("at", "i8"), ("rows", "i8"),  # next slot, and how many there are
+        ("final", "i8"),  # the feed has no window after this one
+        ("key_ns", "i8"),  # time of the slot at `at`; NEVER when the feed has ended
+        ("rank", "i8"),
+    ]
+)  # fmt: skip
+RUN = np.dtype([("source", "i8"), ("first", "i8"), ("count", "i8"), ("seq", "i8")])
+
+
+class Sequencer(NamedTuple):
+    """`runs` and `own` are emptied by the caller; `counters[reason]` counts what was refused."""
+
+    head: np.ndarray
+    windows: np.ndarray
+    commands: Queue
+    runs: np.ndarray
+    own: np.ndarray
+    counters: np.ndarray
+    scratch: np.ndarray
+
+
+def new_sequencer(
+    feeds: int, instruments: int, timer_ns: int, epoch: int, flatten: bool, runs_max: int = 1 << 16, own_max: int = 1 << 16
+) -> Sequencer:
+    """Room for `runs_max` runs and `own_max` own records between two takings."""
+    if feeds > FEEDS_MAX:
+        raise ValueError(f"{feeds} feeds; a line takes at most {FEEDS_MAX}")
+    head = np.zeros(1, HEAD)
+    head["epoch"], head["instruments"], head["feeds"] = epoch, instruments, feeds
+    head["timer_ns"], head["timer_due"], head["flatten"] = timer_ns, NEVER, flatten
+    windows = np.zeros(max(1, feeds), WINDOW)
+    windows["key_ns"] = NEVER
+    return Sequencer(
+        head, windows, new_queue(COMMANDS_MAX), np.zeros(runs_max, RUN), empty(own_max), np.zeros(1000, np.int64), empty(2)
+    )
+
+
+def open_window(s: Sequencer, feed: int, rows: np.ndarray, first: int, final: bool) -> None:
+    """Give feed `feed` its next window; the caller keeps `rows` alive until its runs are journaled."""
+    w = s.windows[feed]
+    assert w["at"] == w["rows"], "the window before this one is not used up"
+    last = int(w["key_ns"]) if w["rows"] and w["key_ns"] != NEVER else -(2**62)
+    w["address"] = rows.ctypes.data if len(rows) else 0
+    w["first"], w["at"], w["rows"], w["final"] = first, 0, len(rows), final
+    w["key_ns"] = max(last, int(rows[0]["ts_recv_ns"])) if len(rows) else (NEVER if final else last)
+
+
+def start_timers(s: Sequencer, first_ns: int) -> None:
+    """The first timer is due one interval after the first record's time."""
+    interval = int(s.head[0]["timer_ns"])
+    s.head[0]["timer_due"] = first_ns + interval if interval else NEVER
+
+
+@kernel(inline=True)
+def peek(s, reports):
+    """(source, time) of the next candidate: a feed's index, A_TIMER, A_COMMAND, A_REPORT, STARVED or NOTHING."""
+    head = s.head[0]
+    source = NOTHING
+    when = NEVER
+    for f in range(head.feeds):
+        w = s.windows[f]
+        if w.at == w.rows and not w.final:
+            return STARVED, w.key_ns
+        if w.key_ns < when:
+            source, when = f, w.key_ns
+    due = reports.head[0].next_due
+    if due <= when and due < NEVER:
+        source, when = A_REPORT, due
+    due = s.commands.head[0].next_due
+    if due <= when and due < NEVER:
+        source, when = A_COMMAND, due
+    if head.timer_due <= when and when < NEVER:
+        return A_TIMER, head.timer_due
+    return source, when
+
+
+@kernel(inline=True)
+def refusal(r, instruments):
+    """Reason why a feed's record may not enter the line, or 0. Everything downstream indexes without looking again."""
+    if not (np.uint64(FROM_FEEDS) >> np.uint64(r.kind)) & np.uint64(1) or r.kind > 63:
+        return reasons.FORBIDDEN_KIND
+    if r.instrument_id >= instruments:
+        return reasons.UNKNOWN_INSTRUMENT_FEED
+    if r.kind <= BOOK_SNAPSHOT:
+        if np.uint64(r.price_ticks + PRICE_MAX) > np.uint64(2 * PRICE_MAX) or np.uint64(r.qty_lots) > np.uint64(QTY_MAX):
+            return reasons.OUT_OF_RANGE
+        if r.kind >= BOOK_DELTA and r.side != BID and r.side != ASK and r.action != CLEAR:
+            return reasons.OUT_OF_RANGE
+    return 0
+
+
+@kernel(inline=True)
+def note_run(s, source, first, seq):
+    """Extend the last run by a record, or begin one."""
+    head = s.head[0]
+    n = head.runs
+    if n > 0:
+        run = s.runs[n - 1]
+        if run.source == source and run.first + run.count == first:
+            run.count += 1
+            return
+    run = s.runs[n]
+    run.source, run.first, run.count, run.seq = source, first, 1, seq
+    head.runs = n + 1
+
+
+@kernel(inline=True)
+def stamp_input(s, r, when):
+    """Give `r` its place and the line's time."""
+    head = s.head[0]
+    r.seq = head.next_seq
+    r.epoch = head.epoch
+    head.next_seq += 1
+    if when > head.ts_seq_ns:
+        head.ts_seq_ns = when
+    r.ts_seq_ns = head.ts_seq_ns
+
+
+@kernel(inline=True)
+def admit_feed(s, f, when, r):
+    """Take the next record of feed `f` into `r`; False when it was refused, counted, and given no `seq`."""
+    w = s.windows[f]
+    source = slot_at(w.address + w.at * SLOT_BYTES)
+    row = w.first + w.at
+    w.at += 1
+    if w.at < w.rows:
+        following = slot_at(w.address + w.at * SLOT_BYTES).ts_recv_ns
+        if following > w.key_ns:
+            w.key_ns = following
+    elif w.final:
+        w.key_ns = NEVER
+    reason = refusal(source, s.head[0].instruments)
+    if reason:
+        s.counters[reason] += 1
+        s.head[0].refused += 1
+        return False
+    copy_slot(r, source)
+    stamp_input(s, r, when)
+    note_run(s, f, row, r.seq)
+    return True
+
+
+@kernel
+def admit_own(s, reports, source, when, r):
+    """Take a timer, command or report into `r` and keep it in `own`."""
+    head = s.head[0]
+    if source == A_TIMER:
+        zero_slot(r)
+        r.kind = TIMER
+        r.flags = EVENT_END
+        r.source_id = BY_INGEST
+        r.instrument_id = NO_INSTRUMENT
+        r.due_ns = r.ts_recv_ns = when
+        r.timer_id = head.timers
+        r.parts = 1
+        head.timers += 1
+        head.timer_due += head.timer_ns
+    elif source == A_COMMAND:
+        copy_slot(r, s.commands.rows[pop(s.commands)])
+    else:
+        copy_slot(r, reports.rows[pop(reports)])
+    stamp_input(s, r, when)
+    s.own[head.own] = r
+    note_run(s, OWN, np.int64(head.own), r.seq)
+    head.own += 1
+
+
+@kernel
+def command(s, action, when):
+    """Queue a command of the line itself, due at `when`."""
+    c = s.scratch[1]
+    zero_slot(c)
+    c.kind = COMMAND
+    c.flags = EVENT_END
+    c.source_id = BY_INGEST
+    c.instrument_id = NO_INSTRUMENT
+    c.action = action
+    c.ts_recv_ns = when
+    c.parts = 1
+    push(s.commands, c, when)
+
+
+@kernel
+def close_line(s):
+    """Feeds have ended and nothing is in flight: withdraw (or flatten), then end; False once the end is sequenced."""
+    head = s.head[0]
+    if head.phase == 0:
+        command(s, FLATTEN if head.flatten else CANCEL_ALL, head.ts_seq_ns)
+    elif head.phase == 1:
+        command(s, END_OF_FEED, head.ts_seq_ns)
+    else:
+        return False
+    head.phase += 1
+    return True
+
+
+@kernel(inline=True)
+def full(s):
+    """The caller must take `runs` and `own` before the next record."""
+    head = s.head[0]
+    return head.runs >= len(s.runs) or head.own >= len(s.own)
+
+
+def source_of(feed: int) -> int:
+    """source_id of the records of feed `feed`."""
+    return FEED_BASE + feed

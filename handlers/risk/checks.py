@@ -1,0 +1,171 @@
+"""The pre-trade checks, in the order they are made: each has a reason code, a limit and what was observed.
+
+Money limits are in money units, prices in ticks, quantities in lots, times in ns of the line's clock. A limit that could
+overflow int64 is refused when the configuration is read; `mul_div` stops the line rather than wrap.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from handlers.domain import reasons
+from handlers.domain.book import mid_twice, two_sided
+from handlers.domain.numeric import mul_div
+from transport.compiled import kernel
+from transport.records import BUY, FOK, HALTED, LIMIT_ORDER, MARKET_ORDER, REDUCING, SELL, WARMUP
+
+LIMITS = np.dtype(
+    [
+        ("position_max_lots", "i8"),  # of the instrument, open orders included
+        ("notional_max", "i8"),  # money units of that position
+        ("qty_max_lots", "i8"),  # of one order
+        ("collar_bp", "i8"),  # distance of a limit price from the mid, basis points
+        ("stale_ns", "i8"),  # age of the last market record
+    ]
+)
+LINE_LIMITS = np.dtype(
+    [
+        ("notional_total_max", "i8"),  # sum over instruments of |position|, open orders included
+        ("rate", "i8"), ("burst", "i8"),  # orders a second, and at once
+        ("duplicate_ns", "i8"),  # the same order again within this is refused; 0 is off
+        ("open_orders_max", "i8"),
+    ]
+)  # fmt: skip
+EXPOSURE = np.dtype(
+    [
+        ("net_lots", "i8"), ("open_buy_lots", "i8"), ("open_sell_lots", "i8"),
+        ("last_ns", "i8"), ("last_side", "i8"), ("last_qty", "i8"), ("last_price", "i8"), ("last_strategy", "i8"),
+    ]
+)  # fmt: skip
+RISK_STATE = np.dtype([("state", "i8"), ("tokens", "i8"), ("tokens_ns", "i8"), ("open_orders", "i8")])
+TOKEN = 1_000_000_000  # an order costs this; `rate` orders a second accrue `rate` a nanosecond
+
+
+@kernel
+def worst_lots(exposure, side, qty):
+    """Largest absolute position of the instrument if this order and every open order of its side fill, and none other."""
+    if side == BUY:
+        return abs(exposure.net_lots + exposure.open_buy_lots + qty)
+    return abs(exposure.net_lots - exposure.open_sell_lots - qty)
+
+
+@kernel
+def check_form(limits, side, qty, order_type, price, tif):
+    """Is it an order at all: side, quantity, type, price."""
+    if side != BUY and side != SELL:
+        return reasons.BAD_QUANTITY, 0, side
+    if qty <= 0 or qty > limits.qty_max_lots:
+        return reasons.BAD_QUANTITY, limits.qty_max_lots, qty
+    if order_type != MARKET_ORDER and order_type != LIMIT_ORDER:
+        return reasons.UNKNOWN_INTENT, 0, order_type
+    if tif > FOK:
+        return reasons.UNKNOWN_INTENT, FOK, tif
+    if order_type == LIMIT_ORDER and price <= 0:
+        return reasons.BAD_PRICE, 0, price
+    return 0, 0, 0
+
+
+@kernel
+def check_market(limits, m, cause, order_type, price):
+    """Is there a market to trade in: not history, a valid book, fresh, and a price near it."""
+    if cause.flags & WARMUP:
+        return reasons.WARMUP_ONLY, 0, 0
+    twice = mid_twice(m)
+    if twice <= 0 or (m.venue_seq != 0 and not two_sided(m)):
+        return reasons.INVALID_BOOK, 1, m.valid
+    age = cause.ts_seq_ns - m.ts_seq_ns
+    if age > limits.stale_ns:
+        return reasons.STALE_DATA, limits.stale_ns, age
+    if order_type == LIMIT_ORDER:
+        away = mul_div(abs(2 * price - twice), 10_000, twice)
+        if away > limits.collar_bp:
+            return reasons.PRICE_COLLAR, limits.collar_bp, away
+    return 0, 0, 0
+
+
+@kernel
+def check_state(line, exposure, side, qty):
+    """HALTED refuses everything, REDUCING whatever does not bring the position nearer to zero."""
+    if line.state == HALTED:
+        return reasons.STATE_HALTED, 0, line.state
+    if line.state == REDUCING:
+        net = exposure.net_lots
+        room = net - exposure.open_sell_lots if side == SELL else -net - exposure.open_buy_lots
+        if qty > room:
+            return reasons.STATE_REDUCING, max(room, 0), qty
+    return 0, 0, 0
+
+
+@kernel
+def total_worth(exposures, terms, markets, skip):
+    """Money units of every instrument's exposure but `skip`'s, the larger of its two sides, marked to mid."""
+    total = 0
+    for j in range(len(exposures)):
+        e = exposures[j]
+        lots = max(abs(e.net_lots + e.open_buy_lots), abs(e.net_lots - e.open_sell_lots))
+        if j != skip and lots > 0:
+            total += mul_div(mul_div(lots, mid_twice(markets[j]), 2), terms[j].num, terms[j].den)
+    return total
+
+
+@kernel
+def check_size(line_limits, limits, exposures, terms, markets, i, side, qty):
+    """Position and notional, of the instrument and in total; an order that makes a position smaller always passes."""
+    exposure = exposures[i]
+    lots = worst_lots(exposure, side, qty)
+    if lots <= abs(exposure.net_lots):
+        return 0, 0, 0
+    if lots > limits[i].position_max_lots:
+        return reasons.POSITION_LIMIT, limits[i].position_max_lots, lots
+    worth = mul_div(mul_div(lots, mid_twice(markets[i]), 2), terms[i].num, terms[i].den)
+    if worth > limits[i].notional_max:
+        return reasons.NOTIONAL_LIMIT, limits[i].notional_max, worth
+    total = worth + total_worth(exposures, terms, markets, i)
+    if total > line_limits.notional_total_max:
+        return reasons.NOTIONAL_TOTAL_LIMIT, line_limits.notional_total_max, total
+    return 0, 0, 0
+
+
+@kernel
+def check_rate(line, line_limits, exposure, now_ns, side, qty, price, strategy):
+    """Open orders, duplicates, and a token bucket on the line's clock; an accepted order takes its token here."""
+    if line.open_orders >= line_limits.open_orders_max:
+        return reasons.OPEN_ORDERS_LIMIT, line_limits.open_orders_max, line.open_orders
+    again = (
+        exposure.last_side == side
+        and exposure.last_qty == qty
+        and exposure.last_price == price
+        and exposure.last_strategy == strategy
+    )
+    if again and now_ns - exposure.last_ns < line_limits.duplicate_ns:
+        return reasons.DUPLICATE_ORDER, line_limits.duplicate_ns, now_ns - exposure.last_ns
+    full = line_limits.burst * TOKEN
+    waited = min(now_ns - line.tokens_ns, full // line_limits.rate + 1)
+    line.tokens = min(full, line.tokens + waited * line_limits.rate)
+    line.tokens_ns = now_ns
+    if line.tokens < TOKEN:
+        return reasons.ORDER_RATE, line_limits.rate, line.tokens
+    line.tokens -= TOKEN
+    exposure.last_ns, exposure.last_side, exposure.last_qty = now_ns, side, qty
+    exposure.last_price, exposure.last_strategy = price, strategy
+    return 0, 0, 0
+
+
+@kernel
+def check_order(
+    line, line_limits, limits, exposures, terms, markets, cause, i, side, qty, order_type, price, tif, strategy
+):
+    """(reason, limit, observed) of the first check that refuses, reason 0 when all pass."""
+    reason, limit, observed = check_form(limits[i], side, qty, order_type, price, tif)
+    if reason:
+        return reason, limit, observed
+    reason, limit, observed = check_state(line, exposures[i], side, qty)
+    if reason:
+        return reason, limit, observed
+    reason, limit, observed = check_market(limits[i], markets[i], cause, order_type, price)
+    if reason:
+        return reason, limit, observed
+    reason, limit, observed = check_size(line_limits, limits, exposures, terms, markets, i, side, qty)
+    if reason:
+        return reason, limit, observed
+    return check_rate(line, line_limits, exposures[i], cause.ts_seq_ns, side, qty, price, strategy)

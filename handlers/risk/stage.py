@@ -1,0 +1,274 @@
+"""RISK: an intent in, an order or a reasoned refusal out. The only place where an order is made.
+
+    INPUT (books, reports, commands) ─┐
+    SIGNALS ── INTENT ────────────────┴──► checks, in this order ──► ORDER, CANCEL, AMEND │ REJECT with reason, limit, observed
+
+The stage folds its own positions and open orders from the reports in the input log; an order counts as open from the moment it
+is made, so that two intents of one event cannot both pass a limit that one of them fills.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from handlers.domain import reasons
+from handlers.domain.memory import zero_slot
+from handlers.domain.position import POSITION_STATE, apply_fill
+from handlers.domain.rows import stamp
+from handlers.risk.checks import EXPOSURE, RISK_STATE, TOKEN, check_order
+from transport.compiled import kernel
+from transport.records import (
+    ACCEPTED, ACK, AMEND, AMEND_ORDER, AMENDED, BUY, BY_RISK, BY_SIGNALS, CANCEL, CANCEL_ALL, CANCEL_ORDER, COMMAND,
+    END_OF_FEED, FILL, FLATTEN, HALTED, INTENT, LIMIT_ORDER, MARKET_ORDER, NO_INSTRUMENT, ORDER, PLACE, REJECT, SELL,
+    SET_POSITION, SET_STATE, SIGNAL, TARGET, VERDICT,
+)  # fmt: skip
+
+OUT_ROWS = 1100  # of one input: a row an intent, or a cancel and two flattening orders an account
+NO_STRATEGY = 0  # strategy id of orders RISK makes on its own account; strategies count from 1
+LEG_BITS, SEQ_BITS = 12, 36  # client order id: epoch | seq | leg
+
+
+class RiskState(NamedTuple):
+    """One RISK_STATE and LINE_LIMITS; LIMITS and EXPOSURE per instrument; an account per (strategy, instrument).
+
+    Account of strategy s (from 1) in instrument i is `(s - 1) * instruments + i`; POSITION_STATE with its open lots beside it.
+    """
+
+    line: np.ndarray
+    line_limits: np.ndarray
+    limits: np.ndarray
+    exposures: np.ndarray
+    positions: np.ndarray
+    open_lots: np.ndarray
+    terms: np.ndarray
+
+
+def new_risk(limits: np.ndarray, line_limits: np.ndarray, strategies: int, terms: np.ndarray) -> RiskState:
+    """`limits` per instrument, `line_limits` of length 1; raises nothing, the values were checked with the configuration."""
+    instruments = len(limits)
+    line = np.zeros(1, RISK_STATE)
+    line["tokens"] = line_limits["burst"] * TOKEN
+    accounts = max(1, strategies) * instruments
+    return RiskState(
+        line, line_limits, limits, np.zeros(instruments, EXPOSURE), np.zeros(accounts, POSITION_STATE),
+        np.zeros((accounts, 2), np.int64), terms,
+    )  # fmt: skip
+
+
+@kernel(inline=True)
+def account_of(state, strategy_id, instrument_id):
+    """Index of an account, or -1 for a strategy or instrument that is not of this line."""
+    instruments = len(state.limits)
+    at = (np.int64(strategy_id) - 1) * instruments + np.int64(instrument_id)
+    return at if strategy_id >= 1 and instrument_id < instruments and at < len(state.positions) else -1
+
+
+@kernel
+def add_open(state, account, instrument, side, lots):
+    """Change the open lots of an account and its instrument; `side` BUY or SELL."""
+    state.open_lots[account, side - BUY] += lots
+    exposure = state.exposures[instrument]
+    if side == BUY:
+        exposure.open_buy_lots += lots
+    else:
+        exposure.open_sell_lots += lots
+
+
+@kernel
+def fold_report(state, r):
+    """Fold a report into positions, open lots and the count of open orders."""
+    account = account_of(state, r.strategy_id, r.instrument_id)
+    if account < 0:
+        return
+    i = np.int64(r.instrument_id)
+    line = state.line[0]
+    if r.kind == FILL:
+        apply_fill(state.positions[account], r.side, r.qty_lots, abs(r.cash), r.fee)
+        state.exposures[i].net_lots += r.qty_lots if r.side == BUY else -r.qty_lots
+        add_open(state, account, i, r.side, -r.qty_lots)
+        line.open_orders -= 1 if r.leaves_lots == 0 else 0
+    elif r.kind == REJECT:
+        if r.leaves_lots > 0:  # an order that never stood; a refused cancel or amend has nothing to give back
+            add_open(state, account, i, r.side, -r.leaves_lots)
+            line.open_orders -= 1
+    elif r.action == AMENDED:
+        add_open(state, account, i, r.side, r.leaves_lots - r.qty_lots)
+    elif r.action != ACCEPTED and r.leaves_lots > 0:
+        add_open(state, account, i, r.side, -r.leaves_lots)
+        line.open_orders -= 1
+
+
+@kernel
+def make_order(state, cause, out, n, account, strategy, instrument, side, qty, order_type, price, tif):
+    """Write the ORDER row `n` and count it as open; the checks have passed."""
+    row = out[n]
+    zero_slot(row)
+    row.kind = ORDER
+    stamp(row, cause, BY_RISK, n)
+    row.instrument_id = instrument
+    row.strategy_id = strategy
+    row.side = side
+    row.qty_lots = row.leaves_lots = qty
+    row.order_type = order_type
+    row.price_ticks = price
+    row.tif = tif
+    row.order_id = (np.int64(cause.epoch) << (SEQ_BITS + LEG_BITS)) | (cause.seq << LEG_BITS) | np.int64(n)
+    add_open(state, account, instrument, side, qty)
+    state.line[0].open_orders += 1
+    return n + 1
+
+
+@kernel
+def refuse(cause, intent, out, n, reason, limit, observed):
+    """Write REJECT row `n`: the intent, the reason, the limit and what was asked."""
+    row = out[n]
+    out[n] = intent
+    row.kind = REJECT
+    stamp(row, cause, BY_RISK, n)
+    row.instrument_id = intent.instrument_id
+    row.leaves_lots = 0
+    row.reason = reason
+    row.limit = limit
+    row.observed = observed
+    return n + 1
+
+
+@kernel
+def handle_intent(state, markets, cause, intent, out, n):
+    """Check one intent; returns the number of rows in `out` after it."""
+    if intent.kind == SIGNAL or intent.kind == REJECT:
+        return n
+    if intent.kind != INTENT or intent.source_id != BY_SIGNALS:
+        return refuse(cause, intent, out, n, reasons.FORGED_KIND, INTENT, np.int64(intent.kind))
+    account = account_of(state, intent.strategy_id, intent.instrument_id)
+    if account < 0:
+        return refuse(cause, intent, out, n, reasons.UNKNOWN_INSTRUMENT, 0, np.int64(intent.instrument_id))
+    i = np.int64(intent.instrument_id)
+    if intent.action == CANCEL_ORDER or intent.action == AMEND_ORDER:
+        return pass_change(state, markets, cause, intent, out, n)
+    side, qty = np.int64(intent.side), intent.qty_lots
+    if intent.action == TARGET:
+        pending = state.open_lots[account, 0] - state.open_lots[account, 1]
+        delta = qty - state.positions[account].lots - pending
+        if delta == 0:
+            return n
+        side, qty = (BUY, delta) if delta > 0 else (SELL, -delta)
+    elif intent.action != PLACE:
+        return refuse(cause, intent, out, n, reasons.UNKNOWN_INTENT, 0, np.int64(intent.action))
+    order_type = np.int64(intent.order_type)
+    order_type = MARKET_ORDER if order_type == 0 else order_type
+    reason, limit, observed = check_order(
+        state.line[0], state.line_limits[0], state.limits, state.exposures, state.terms, markets, cause, i, side, qty, order_type,
+        intent.price_ticks, np.int64(intent.tif), np.int64(intent.strategy_id),
+    )  # fmt: skip
+    if reason:
+        return refuse(cause, intent, out, n, reason, limit, observed)
+    return make_order(
+        state, cause, out, n, account, intent.strategy_id, i, side, qty, order_type, intent.price_ticks, intent.tif
+    )
+
+
+@kernel
+def pass_change(state, markets, cause, intent, out, n):
+    """A cancel always passes; an amend is checked like a limit order of its new size, whether or not that size is larger."""
+    i = np.int64(intent.instrument_id)
+    if intent.action == AMEND_ORDER:
+        reason, limit, observed = check_order(
+            state.line[0], state.line_limits[0], state.limits, state.exposures, state.terms, markets, cause, i,
+            np.int64(intent.side), intent.qty_lots, LIMIT_ORDER, intent.price_ticks, np.int64(intent.tif),
+            np.int64(intent.strategy_id),
+        )  # fmt: skip
+        if reason:
+            return refuse(cause, intent, out, n, reason, limit, observed)
+    elif intent.order_id == 0:
+        return refuse(cause, intent, out, n, reasons.UNKNOWN_ORDER, 0, 0)
+    row = out[n]
+    out[n] = intent
+    row.kind = CANCEL if intent.action == CANCEL_ORDER else AMEND
+    stamp(row, cause, BY_RISK, n)
+    row.instrument_id = intent.instrument_id
+    row.action = 0
+    return n + 1
+
+
+@kernel
+def cancel_everything(cause, out, n):
+    """One CANCEL with order id 0 and no instrument: ORDERS withdraws every open order."""
+    row = out[n]
+    zero_slot(row)
+    row.kind = CANCEL
+    stamp(row, cause, BY_RISK, n)
+    row.instrument_id = NO_INSTRUMENT
+    return n + 1
+
+
+@kernel
+def flatten(state, cause, out, n):
+    """Market orders that bring every account to zero, RISK's own: no limit stands in the way of less risk."""
+    instruments = len(state.limits)
+    for account in range(len(state.positions)):
+        lots = state.positions[account].lots
+        if lots != 0 and n < len(out):
+            n = make_order(
+                state, cause, out, n, account, account // instruments + 1, account % instruments, SELL if lots > 0 else BUY,
+                abs(lots), MARKET_ORDER, 0, 0,
+            )  # fmt: skip
+    return n
+
+
+@kernel
+def change_state(state, cause, out, n, wanted):
+    """Enter a trading state and say so; nothing when it is the present one."""
+    line = state.line[0]
+    if line.state == wanted:
+        return n
+    line.state = wanted
+    row = out[n]
+    zero_slot(row)
+    row.kind = VERDICT
+    row.state = wanted
+    stamp(row, cause, BY_RISK, n)
+    return n + 1
+
+
+@kernel
+def handle_command(state, r, out):
+    """What an operator's word does here; returns rows."""
+    if r.action == SET_POSITION:
+        account = account_of(state, r.strategy_id, r.instrument_id)
+        if account >= 0:
+            state.positions[account].lots = r.qty_lots
+            state.positions[account].cost = r.basis
+            state.exposures[np.int64(r.instrument_id)].net_lots += r.qty_lots
+        return 0
+    if r.action == SET_STATE:
+        n = change_state(state, r, out, 0, r.amount)
+        return cancel_everything(r, out, n) if r.amount == HALTED and n else n
+    if r.action == CANCEL_ALL:
+        return cancel_everything(r, out, 0)
+    if r.action == FLATTEN:
+        return flatten(state, r, out, cancel_everything(r, out, 0))
+    if r.action == END_OF_FEED:
+        return change_state(state, r, out, 0, HALTED)
+    return 0
+
+
+@kernel(inline=True)
+def concerns_risk(kind):
+    """Inputs that RISK does something about besides folding the book."""
+    return kind == FILL or kind == ACK or kind == REJECT or kind == COMMAND
+
+
+@kernel
+def step_risk(state, markets, r, intents, count, out):
+    """Rows of one input: reports and commands first, then the intents of the same `seq` in row order."""
+    n = 0
+    if r.kind == COMMAND:
+        n = handle_command(state, r, out)
+    elif concerns_risk(r.kind):
+        fold_report(state, r)
+    for j in range(count):
+        n = handle_intent(state, markets, r, intents[j], out, n)
+    return n

@@ -1,0 +1,222 @@
+"""SIGNALS: every strategy sees the input and the feature rows of its instruments, and answers with intents and signals.
+
+The stage keeps each strategy's own position and open orders from the reports in the input log and shows them in the view at the
+head of the strategy's state. What a step may return is checked here: SIGNAL and INTENT rows, nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from handlers.contract import CALLS_MAX, DEPTH_MAX, GUARD_ROWS, RAISED, ROWS_MAX, VIEW
+from handlers.domain import reasons
+from handlers.domain.book import NO_LEVEL, WINDOW, best_price, next_level, two_sided
+from handlers.domain.memory import address_of, call_step, view_at, zero_slot
+from handlers.domain.position import POSITION_STATE, apply_fill
+from handlers.domain.rows import stamp
+from transport.compiled import kernel
+from transport.records import (
+    ACCEPTED, ACK, AMENDED, ASK, BID, BUY, BY_SIGNALS, COMMAND, FILL, INTENT, REJECT, SET_POSITION, SIGNAL, empty,
+)  # fmt: skip
+
+STRATEGIES_MAX = 64
+LEVELS = np.dtype([("word", "i8", (4 * DEPTH_MAX,))])  # bid prices, bid lots, ask prices, ask lots, `depth` each
+OUT_ROWS = 512  # intents and signals of one input
+# What the stage returns instead of a row count when a step broke its contract.
+STEP_RAISED, STEP_OVERRAN, STEP_ENDLESS, STAGE_FULL = -1, -2, -3, -4
+
+SUBSCRIPTION = np.dtype(
+    [
+        ("step", "i8"), ("state", "i8"), ("params", "i8"),  # addresses
+        ("rows_max", "i8"), ("depth", "i8"),
+        ("reads", "u8"),  # bit k: the step reads kind k
+        ("strategy_id", "i8"), ("instrument_id", "i8"),
+        ("open_buy_lots", "i8"), ("open_sell_lots", "i8"),
+    ]
+)  # fmt: skip
+
+
+class SignalsState(NamedTuple):
+    """`subs` are ordered by instrument, then strategy; those of instrument i are first[i]..first[i + 1].
+
+    `positions` runs beside `subs`; `rows` is the scratch a step writes to, with guard rows behind; `failed` names the
+    subscription that broke its contract.
+    """
+
+    subs: np.ndarray
+    first: np.ndarray
+    positions: np.ndarray
+    rows: np.ndarray
+    failed: np.ndarray
+
+
+def new_signals(subs: Sequence[tuple], instruments: int) -> SignalsState:
+    """`subs`: (instrument_id, strategy_id, step, state, params addresses, rows_max, depth, kinds read) in that order."""
+    table = np.zeros(max(1, len(subs)), SUBSCRIPTION)
+    first = np.zeros(instruments + 1, np.int64)
+    for row, (instrument, strategy, step, state, params, rows_max, depth, reads) in zip(table, sorted(subs), strict=False):
+        row["step"], row["state"], row["params"] = step, state, params
+        row["rows_max"], row["depth"], row["strategy_id"], row["instrument_id"] = rows_max, depth, strategy, instrument
+        row["reads"] = sum(1 << kind for kind in reads)
+        first[instrument + 1 :] += 1
+    return SignalsState(
+        table, first, np.zeros(len(table), POSITION_STATE), empty(ROWS_MAX + GUARD_ROWS), np.full(1, -1, np.int64)
+    )
+
+
+@kernel
+def fill_depth(sub, m):
+    """Write `depth` levels a side behind the view: prices, lots, and zeros where the book has no more."""
+    k = sub.depth
+    levels = view_at(sub.state + VIEW.itemsize, LEVELS)
+    for s in range(2):
+        key = m.best[s] if m.valid else NO_LEVEL
+        for j in range(k):
+            at = 2 * s * k + j
+            if key == NO_LEVEL:
+                levels.word[at] = levels.word[at + k] = 0
+                continue
+            levels.word[at] = key if s == 0 else -key
+            inside = np.uint64(key - m.lo[s]) < np.uint64(WINDOW)
+            levels.word[at + k] = m.qty[s * WINDOW + (key & (WINDOW - 1))] if inside else 0
+            key = next_level(m, s, key)
+
+
+@kernel(inline=True)
+def fill_view(sub, position, m):
+    """Show the strategy its position, its open orders and the top of the book."""
+    v = view_at(sub.state, VIEW)
+    v.position_lots = position.lots
+    v.open_buy_lots = sub.open_buy_lots
+    v.open_sell_lots = sub.open_sell_lots
+    v.cost = position.cost
+    v.realised = position.realised
+    v.fees = position.fees
+    v.instrument_id = sub.instrument_id
+    v.strategy_id = sub.strategy_id
+    if two_sided(m):
+        v.bid_ticks, v.ask_ticks = best_price(m, BID), best_price(m, ASK)
+    else:
+        v.bid_ticks = v.ask_ticks = 0
+    if sub.depth:
+        fill_depth(sub, m)
+
+
+@kernel
+def collect(state, k, cause, count, out, n):
+    """Check and stamp the `count` rows a step wrote, append them to `out` from `n`; returns the new n or STAGE_FULL.
+
+    A row of a kind this edge may not carry becomes a REJECT with reason FORGED_KIND: it is logged and goes no further.
+    """
+    sub = state.subs[k]
+    for j in range(count):
+        if n >= OUT_ROWS:
+            return STAGE_FULL
+        row = state.rows[j]
+        if row.kind != INTENT and row.kind != SIGNAL:
+            row.kind = REJECT
+            row.reason = reasons.FORGED_KIND
+        stamp(row, cause, BY_SIGNALS, n)
+        row.instrument_id = sub.instrument_id
+        row.strategy_id = sub.strategy_id
+        out[n] = row
+        n += 1
+    return n
+
+
+@kernel
+def run_step(state, k, m, r, cause, out, n):
+    """Let subscription `k` handle record `r` of input `cause` until it has no more to say; returns n or a negative fault."""
+    sub = state.subs[k]
+    rows = state.rows
+    for _ in range(CALLS_MAX):
+        fill_view(sub, state.positions[k], m)
+        for j in range(sub.rows_max):
+            zero_slot(rows[j])
+            rows[j].kind = INTENT
+        count = call_step(sub.step, sub.state, sub.params, address_of(r), address_of(rows[0]))
+        if count == 0:
+            return n
+        if count == RAISED:
+            return STEP_RAISED
+        again = count < 0
+        count = abs(count)
+        if count > sub.rows_max or guard_broken(rows, sub.rows_max):
+            return STEP_OVERRAN
+        n = collect(state, k, cause, count, out, n)
+        if not again or n < 0:
+            return n
+    return STEP_ENDLESS
+
+
+@kernel(inline=True)
+def guard_broken(rows, rows_max):
+    """The slot behind the declared rows was written to (their kind is 0 unless a step touched it)."""
+    return rows[rows_max].kind != 0 or rows[rows_max].qty_lots != 0 or rows[rows_max].action != 0
+
+
+@kernel
+def fold_report(state, r):
+    """Keep positions and open orders of every strategy from the reports and commands in the input log."""
+    i = np.int64(r.instrument_id)
+    for k in range(state.first[i], state.first[i + 1]):
+        sub = state.subs[k]
+        if sub.strategy_id != r.strategy_id:
+            continue
+        position = state.positions[k]
+        if r.kind == FILL:
+            apply_fill(position, r.side, r.qty_lots, abs(r.cash), r.fee)
+            open_lots(sub, r.side, -r.qty_lots)
+        elif r.kind == ACK:
+            if r.action == ACCEPTED:
+                open_lots(sub, r.side, r.leaves_lots)
+            elif r.action == AMENDED:
+                open_lots(sub, r.side, r.leaves_lots - r.qty_lots)
+            else:
+                open_lots(sub, r.side, -r.leaves_lots)
+        elif r.kind == COMMAND and r.action == SET_POSITION:
+            position.lots = r.qty_lots
+            position.cost = r.basis
+
+
+@kernel(inline=True)
+def open_lots(sub, side, lots):
+    if side == BUY:
+        sub.open_buy_lots += lots
+    else:
+        sub.open_sell_lots += lots
+
+
+@kernel
+def step_signals(state, markets, r, feature_rows, count, out):
+    """Rows of one input: each strategy handles `r`, then each feature row, in strategy order; negative is a fault."""
+    kind = r.kind
+    everyone = r.instrument_id >= len(state.first) - 1
+    if (kind == FILL or kind == ACK or kind == COMMAND) and not everyone:
+        fold_report(state, r)
+    n = 0
+    bit = np.uint64(1) << np.uint64(kind)
+    low = 0 if everyone else state.first[np.int64(r.instrument_id)]
+    high = state.first[len(state.first) - 1] if everyone else state.first[np.int64(r.instrument_id) + 1]
+    for k in range(low, high):
+        sub = state.subs[k]
+        mine = kind != FILL or r.strategy_id == sub.strategy_id
+        if sub.reads & bit and mine:
+            n = run_step(state, k, markets[sub.instrument_id], r, r, out, n)
+            if n < 0:
+                state.failed[0] = k
+                return n
+    for j in range(count):
+        row = feature_rows[j]
+        i = np.int64(row.instrument_id)
+        bit = np.uint64(1) << np.uint64(row.kind)
+        for k in range(state.first[i], state.first[i + 1]):
+            if state.subs[k].reads & bit:
+                n = run_step(state, k, markets[i], row, r, out, n)
+                if n < 0:
+                    state.failed[0] = k
+                    return n
+    return n
