@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from engine.observe.histogram import record as record_ns
+from engine.observe.histogram import record as record_value
 from handlers.domain.book import apply_market
+from handlers.domain.borrowed import borrow
 from handlers.domain.memory import copy_slot
 from handlers.features.stage import FeaturesState, digest_features, step_features
 from handlers.ingest.sequencer import (
@@ -81,7 +82,7 @@ class Line(NamedTuple):
     logs: Logs
     scratch: Scratch
     kinds: np.ndarray  # inputs by kind
-    histograms: np.ndarray  # (stages, buckets), in cycles of the time stamp counter
+    histograms: np.ndarray  # HISTOGRAM per stage, in cycles of the time stamp counter
 
 
 @kernel(inline=True)
@@ -107,7 +108,8 @@ def step_line(line, r):
     if line.control[0].log_features:
         counts[0] = keep(logs.features, counts[0], scratch.features, n_features)
     if checkpoint:
-        counts[0] = keep(logs.features, counts[0], scratch.features[n_features:], 1)
+        copy_slot(logs.features[counts[0]], scratch.features[n_features])
+        counts[0] += 1
     n_signals = step_signals(line.signals, line.markets, r, scratch.features, n_features, scratch.signals)
     if n_signals < 0:
         return n_signals
@@ -134,8 +136,9 @@ def room_in_logs(line):
 
 
 @kernel
-def run_fused(line, deadline):
+def run_fused(owned, deadline):
     """Run the whole line on this thread until `deadline` (cycles) or until Python is needed; returns why it came back."""
+    line = borrow(owned)
     s, control = line.sequencer, line.control[0]
     reports = line.paper.reports
     r = line.scratch.input[0]
@@ -164,7 +167,7 @@ def run_fused(line, deadline):
         began = cycles() if timed else np.int64(0)
         fault = step_line(line, r)
         if timed:
-            record_ns(line.histograms[WHOLE], cycles() - began)
+            record_value(line.histograms[WHOLE], cycles() - began)
         if fault:
             control.fault, control.fault_seq = fault, r.seq
             return FAULT

@@ -192,10 +192,11 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [list(headers), *(list(row) for row in rows)]
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
-    return "\n".join(
-        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))).rstrip()
-        for line in lines
-    )
+    out = []
+    for first, *others in lines:
+        cells = [first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(others, widths[1:], strict=True))]
+        out.append("  ".join(cells).rstrip())
+    return "\n".join(out)
 
 
 def rate_text(per_second: float) -> str:
@@ -203,5 +204,6 @@ def rate_text(per_second: float) -> str:
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if per_second >= size:
             value = per_second / size
-            return f"{value:.{max(0, 2 - len(str(int(value))) + 1)}f}{unit}"
+            places = 2 if value < 10 else 1 if value < 100 else 0
+            return f"{value:.{places}f}{unit}"
     return f"{per_second:.0f}"

@@ -25,6 +25,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 from perf import harness
@@ -35,6 +36,7 @@ OUR_MODULE = "perf.run_line"
 NAUTILUS_ROWS = 1_000_000
 CHILD_TIMEOUT_S = 600.0
 REQUIRED = ("name", "events", "seconds", "cpu_seconds", "orders", "fills")
+HEADS = ("contender", "events", "events/s median [min .. max]", "CPU ns", "orders", "fills", "RSS MiB", "ours / it")
 Result = dict[str, Any]
 
 
@@ -71,11 +73,11 @@ def check(name: str, result: Result, must: dict[str, int]) -> None:
 
 def contenders(rows: int, nautilus_rows: int, only: list[str]) -> list[Contender]:
     """Ours first when it is there, then the peers; environments are made for those that will run."""
-    builders: dict[str, Callable[[], Contender]] = {OURS: lambda: _ours(rows)}
+    builders: dict[str, Callable[[], Contender]] = {OURS: partial(_ours, rows)}
     for book in ("hashmap", "roivector"):
-        builders[f"hftbacktest_{book}"] = lambda book=book: _hftbacktest(rows, book)  # type: ignore[misc]
+        builders[f"hftbacktest_{book}"] = partial(_hftbacktest, rows, book)
     for strategy in ("cross", "noop"):
-        builders[f"nautilus_{strategy}"] = lambda strategy=strategy: _nautilus(min(rows, nautilus_rows), strategy)  # type: ignore[misc]
+        builders[f"nautilus_{strategy}"] = partial(_nautilus, min(rows, nautilus_rows), strategy)
     unknown = set(only) - set(builders)
     if unknown:
         raise SystemExit(f"no contender is called {', '.join(sorted(unknown))}; there are {', '.join(builders)}")
@@ -87,15 +89,25 @@ def contenders(rows: int, nautilus_rows: int, only: list[str]) -> list[Contender
     return [build() for name, build in builders.items() if not only or name in only]
 
 
+@cache
+def _by_event(rows: int) -> oracle.Answer:
+    return oracle.by_event(feed.load(feed.ensure(), rows))
+
+
+@cache
+def _by_delta(rows: int) -> oracle.Answer:
+    return oracle.by_delta(feed.load(feed.ensure(), rows))
+
+
 def _ours(rows: int) -> Contender:
-    answer = oracle.by_event(feed.load(feed.ensure(), rows))
+    answer = _by_event(rows)
     command = (sys.executable, "-m", OUR_MODULE, "--rows", str(rows))
     return Contender(OURS, command, {"events": rows, "orders": answer.orders})
 
 
 def _hftbacktest(rows: int, book: str) -> Contender:
     """It reaches the last event, applies it, and returns the end of the data instead of showing it; hence the `- 1`."""
-    answer = oracle.by_event(feed.load(feed.ensure(), rows))
+    answer = _by_event(rows)
     must = {
         "events": rows,
         "strategy_events": answer.events - 1,
@@ -111,7 +123,7 @@ def _hftbacktest(rows: int, book: str) -> Contender:
 
 
 def _nautilus(rows: int, strategy: str) -> Contender:
-    answer = oracle.by_delta(feed.load(feed.ensure(), rows))
+    answer = _by_delta(rows)
     must = {"bid_ticks": answer.bid_ticks, "ask_ticks": answer.ask_ticks, "orders": 0}
     if strategy == "cross":
         must |= {"orders": answer.orders, "strategy_events": answer.events}
@@ -145,8 +157,7 @@ def report(runs: dict[str, list[harness.Sample]]) -> str:
             f"{last['peak_rss_mb']:,}" if "peak_rss_mb" in last else "",
             ratio.text("{:.2f}".format) if ratio else "",
         ])  # fmt: skip
-    heads = ["contender", "events", "events/s median [min .. max]", "CPU ns/event", "orders", "fills", "RSS MiB", "ours / it"]
-    return harness.table(heads, rows)
+    return harness.table(HEADS, rows)
 
 
 def main() -> None:
@@ -167,7 +178,8 @@ def main() -> None:
         for at, sample in enumerate(samples):
             harness.write_result("pipeline_peers", {"contender": name, "round": at, **sample.result})
     print(report(runs))
-    print(f"\n{harness.machine_text(harness.machine())}; core {args.core}, {args.rounds} rounds alternating, fresh processes")
+    print(f"\n{harness.machine_text(harness.machine())}")
+    print(f"core {args.core}, {args.rounds} rounds alternating, every run a fresh process:")
     for contender in entered:
         print(f"  {contender.name}: {shlex.join(contender.command).replace(f'{harness.ROOT}/', '')}")
 

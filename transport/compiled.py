@@ -90,11 +90,15 @@ CACHE_DIR = CACHE_ROOT / digest_of({**SOURCES, **TOOLCHAIN})[:24]
 os.environ["NUMBA_CACHE_DIR"] = str(CACHE_DIR)
 
 import numba as nb  # noqa: E402  the cache folder is read when numba is imported
-from numba import carray, types  # noqa: E402, F401
+from numba import carray, extending, types  # noqa: E402, F401
 from numba.core import cgutils, config  # noqa: E402, F401
 from numba.core.errors import NumbaError, UnsupportedBytecodeError  # noqa: E402
+from numba.core.imputils import lower_getattr_generic  # noqa: E402
+from numba.core.typing.templates import AttributeTemplate, infer_getattr  # noqa: E402
 from numba.extending import intrinsic  # noqa: E402, F401
 
+extending.infer_getattr, extending.AttributeTemplate = infer_getattr, AttributeTemplate
+extending.lower_getattr_generic = lower_getattr_generic
 config.CACHE_DIR = str(CACHE_DIR)  # numba may have been imported before
 COMPILE_ERRORS = (NumbaError, UnsupportedBytecodeError)  # what compiling a function may raise
 REC_DTYPE = REC

@@ -41,7 +41,7 @@ SCRATCH_WORDS = 2 * WORDS  # one record's words, and a record of zeros
 CHAIN_TAG = b"tickline log 1"
 
 Rows = np.ndarray[Any, Any]
-Bytes = bytes | bytearray | memoryview | np.ndarray[Any, Any]
+Bytes = Any  # contiguous bytes of any owner: bytes, memoryview, array
 
 _READ_U64 = types.Array(U64, 1, "C", readonly=True)
 _READ_U8 = types.Array(types.uint8, 1, "C", readonly=True)
@@ -51,8 +51,7 @@ _NIBBLE, _BYTE, _MASK = np.uint64(15), np.uint64(255), np.uint64(0xFFFF)
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
-@intrinsic
-def _store64(typing_context: Any, array: Any, at: Any, value: Any) -> Any:
+def _store_word(typing_context: Any, array: Any, at: Any, value: Any) -> Any:
     """Eight bytes at an index of an array of bytes or words, at any alignment; the caller has checked the room.
 
     Plain indexing costs more than the work itself here: numba wraps negative indices on every access.
@@ -67,8 +66,7 @@ def _store64(typing_context: Any, array: Any, at: Any, value: Any) -> Any:
     return types.void(array, types.int64, types.uint64), generate
 
 
-@intrinsic
-def _load64(typing_context: Any, array: Any, at: Any) -> Any:
+def _load_word(typing_context: Any, array: Any, at: Any) -> Any:
     """The eight bytes at an index of an array of bytes or words; the caller has checked that they exist."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -77,6 +75,10 @@ def _load64(typing_context: Any, array: Any, at: Any) -> Any:
         return builder.load(builder.bitcast(builder.gep(view.data, [args[1]]), word.as_pointer()), align=1)
 
     return types.uint64(array, types.int64), generate
+
+
+_store64: Any = intrinsic(_store_word)
+_load64: Any = intrinsic(_load_word)
 
 
 def _bit_count(name: str) -> Any:
@@ -137,8 +139,7 @@ def _pack_row(words, at, before, past, out, p, scratch):
     for w in range(LAST_ROTATED + 1, WORDS):
         n, mask = _keep(scratch, n, mask, _zigzag(_change(words, at, before, past, w)), w)
     head = p + 2
-    count = (n + 1) >> 1
-    p = head + count
+    p = head + ((n + 1) >> 1)
     lengths = _ZERO
     for j in range(n):
         z = _load64(scratch, j)
@@ -146,10 +147,10 @@ def _pack_row(words, at, before, past, out, p, scratch):
         _store64(out, p, z)
         lengths |= np.uint64(length) << np.uint64(4 * j)
         p += length
-    keep = (_ALL << np.uint64(4)) << np.uint64(8 * count - 4)  # in two steps: a shift by 64 is not defined
-    _store64(out, head, (_load64(out, head) & keep) | lengths)
-    out[np.uint64(head - 2)] = np.uint8(mask & _BYTE)
-    out[np.uint64(head - 1)] = np.uint8(mask >> np.uint64(8))
+    for j in range(2):
+        out[np.uint64(head - 2 + j)] = np.uint8((mask >> np.uint64(8 * j)) & _BYTE)
+    for j in range((n + 1) >> 1):
+        out[np.uint64(head + j)] = np.uint8((lengths >> np.uint64(8 * j)) & _BYTE)
     return p
 
 

@@ -70,6 +70,12 @@ def push(q, record, due):
 
 
 @kernel
+def push_first(q, rows, due):
+    """`push` of rows[0], for Python, which cannot hand a single union record to a kernel."""
+    push(q, rows[0], due)
+
+
+@kernel
 def pop(q):
     """Slot of the earliest entry, its place freed: read `q.rows[slot]` before the next push."""
     head = q.head[0]

@@ -1,9 +1,12 @@
 """Why something was refused, counted or stopped: one number per cause, the same in counters, rejects and verdicts.
 
-100-199 are INGEST's: what was wrong with what came in. A number is never reused for another meaning.
+A code is a uint16 and is never reused for another meaning, since journals outlive versions. The hundred says who speaks; 0 is
+no reason. `NAME` is what tables and counters print, `DOC` explains it in a line.
 """
 
 from __future__ import annotations
+
+NO_REASON = 0
 
 # --- 100-199: ingest ------------------------------------------------------------------------------------------------------
 BROKEN_LINE = 100  # not `<receive ns> <message>`, or a message that is not JSON
@@ -28,8 +31,43 @@ SNAPSHOT_STALE = 118
 FILL_SKIPPED = 119
 UNKNOWN_RECORD = 120
 BOOK_DOUBTED = 121
+FORBIDDEN_KIND = 122
+OUT_OF_RANGE = 123
 
-TEXT: dict[int, str] = {
+# --- 200-299: risk --------------------------------------------------------------------------------------------------------
+POSITION_LIMIT = 201
+TOTAL_POSITION_LIMIT = 202
+NOTIONAL_LIMIT = 203
+TOTAL_NOTIONAL_LIMIT = 204
+OPEN_ORDERS_LIMIT = 205
+PRICE_COLLAR = 206
+ORDER_RATE = 207
+STALE_DATA = 208
+INVALID_BOOK = 209
+DUPLICATE_ORDER = 210
+STATE_REDUCING = 211
+STATE_HALTED = 212
+UNKNOWN_INSTRUMENT = 213
+BAD_QTY = 214
+BAD_PRICE = 215
+IN_WARMUP = 216
+UNKNOWN_INTENT = 217
+FORGED_KIND = 218
+OPERATOR = 219
+
+# --- 300-399: orders and the exchange -------------------------------------------------------------------------------------
+NO_LIQUIDITY = 301
+UNKNOWN_ORDER = 302
+TABLE_FULL = 303
+INVALID_TRANSITION = 304
+IOC_REMAINDER = 305
+FOK_UNFILLED = 306
+DUPLICATE_REPORT = 307
+LATE_FILL = 308
+OVERFILL = 309
+
+DOC: dict[int, str] = {
+    NO_REASON: "no reason",
     BROKEN_LINE: "line is not `<receive ns> <JSON>`",
     UNKNOWN_STREAM: "stream or message the engine does not read",
     UNKNOWN_SYMBOL: "symbol is not in the instrument table",
@@ -52,4 +90,35 @@ TEXT: dict[int, str] = {
     FILL_SKIPPED: "fill of a resting order: the book changes by the message after it",
     UNKNOWN_RECORD: "record of a type the engine does not read",
     BOOK_DOUBTED: "publisher marks the book as possibly wrong",
+    FORBIDDEN_KIND: "record of a kind that its source may not send",
+    OUT_OF_RANGE: "number is impossible in its field",
+    POSITION_LIMIT: "position in the instrument could pass its limit",
+    TOTAL_POSITION_LIMIT: "lots held over all instruments could pass their limit",
+    NOTIONAL_LIMIT: "notional of the instrument could pass its limit",
+    TOTAL_NOTIONAL_LIMIT: "notional over all instruments could pass its limit",
+    OPEN_ORDERS_LIMIT: "as many orders are open as may be",
+    PRICE_COLLAR: "price is further from the market than it may be",
+    ORDER_RATE: "more orders in a short time than there may be",
+    STALE_DATA: "last market record of the instrument is too old to trade on",
+    INVALID_BOOK: "book is empty, broken by a gap, or not known yet",
+    DUPLICATE_ORDER: "same order again within the time in which that is taken for a mistake",
+    STATE_REDUCING: "line is REDUCING and the order would not reduce the position",
+    STATE_HALTED: "line is HALTED",
+    UNKNOWN_INSTRUMENT: "intent for an instrument that is not traded",
+    BAD_QTY: "quantity is not positive or above that of the largest order",
+    BAD_PRICE: "price of a limit order is not one the market can have",
+    IN_WARMUP: "history is still being fed: no order may come of it",
+    UNKNOWN_INTENT: "intent has an action, type or time in force that does not exist",
+    FORGED_KIND: "strategy wrote a row that is neither intent nor signal",
+    OPERATOR: "operator's command",
+    NO_LIQUIDITY: "nothing on the other side of the book to trade with",
+    UNKNOWN_ORDER: "no open order has this id",
+    TABLE_FULL: "table of open orders has no room",
+    INVALID_TRANSITION: "report or request that cannot be in the order's state",
+    IOC_REMAINDER: "rest of an immediate-or-cancel order",
+    FOK_UNFILLED: "fill-or-kill order that could not be filled whole",
+    DUPLICATE_REPORT: "report says what is already known",
+    LATE_FILL: "fill after the order had ended; its lots count",
+    OVERFILL: "fill of more lots than the order has left",
 }
+NAME: dict[int, str] = {code: name for name, code in list(globals().items()) if name.isupper() and isinstance(code, int)}

@@ -9,12 +9,13 @@ code, with the first offender kept in words.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from handlers.ingest.errors import NotAFeedError
 from transport.instruments import Instrument
 from transport.records import EVENT_END
 
@@ -58,6 +59,24 @@ class Feed(ABC):
     @abstractmethod
     def receive_times(self) -> NDArray[np.int64]:
         """Receive time in ns of every line of the source, those without a record included, -1 where it cannot be read; reads the source afresh."""
+
+
+def choose_instruments(
+    configured: Sequence[Instrument], venue: str, shown: Sequence[str], infer: Callable[[str], Instrument], source: str
+) -> list[Instrument]:
+    """The configuration's instruments of the source's venue; if it names none of that venue, those the source shows, inferred.
+
+    Raises NotAFeedError where the configuration names the venue, but no symbol of this source.
+    """
+    known = [i for i in configured if i.venue == venue]
+    if not known:
+        return [infer(symbol) for symbol in shown]
+    if not any(i.symbol in shown for i in known):
+        wanted = ", ".join(i.symbol for i in known)
+        raise NotAFeedError(
+            f"{source} holds {', '.join(shown)} of {venue}; the configuration knows only {wanted} there"
+        )
+    return known
 
 
 def split_at_events(rows: Rows, rows_max: int) -> Iterator[Rows]:

@@ -138,7 +138,7 @@ def refusal(r, instruments):
     if not (np.uint64(FROM_FEEDS) >> np.uint64(r.kind)) & np.uint64(1) or r.kind > 63:
         return reasons.FORBIDDEN_KIND
     if r.instrument_id >= instruments:
-        return reasons.UNKNOWN_INSTRUMENT_FEED
+        return reasons.UNKNOWN_SYMBOL
     if r.kind <= BOOK_SNAPSHOT:
         if np.uint64(r.price_ticks + PRICE_MAX) > np.uint64(2 * PRICE_MAX) or np.uint64(r.qty_lots) > np.uint64(QTY_MAX):
             return reasons.OUT_OF_RANGE

@@ -53,9 +53,9 @@ def worst_lots(exposure, side, qty):
 def check_form(limits, side, qty, order_type, price, tif):
     """Is it an order at all: side, quantity, type, price."""
     if side != BUY and side != SELL:
-        return reasons.BAD_QUANTITY, 0, side
+        return reasons.BAD_QTY, 0, side
     if qty <= 0 or qty > limits.qty_max_lots:
-        return reasons.BAD_QUANTITY, limits.qty_max_lots, qty
+        return reasons.BAD_QTY, limits.qty_max_lots, qty
     if order_type != MARKET_ORDER and order_type != LIMIT_ORDER:
         return reasons.UNKNOWN_INTENT, 0, order_type
     if tif > FOK:
@@ -69,7 +69,7 @@ def check_form(limits, side, qty, order_type, price, tif):
 def check_market(limits, m, cause, order_type, price):
     """Is there a market to trade in: not history, a valid book, fresh, and a price near it."""
     if cause.flags & WARMUP:
-        return reasons.WARMUP_ONLY, 0, 0
+        return reasons.IN_WARMUP, 0, 0
     twice = mid_twice(m)
     if twice <= 0 or (m.venue_seq != 0 and not two_sided(m)):
         return reasons.INVALID_BOOK, 1, m.valid
@@ -122,7 +122,7 @@ def check_size(line_limits, limits, exposures, terms, markets, i, side, qty):
         return reasons.NOTIONAL_LIMIT, limits[i].notional_max, worth
     total = worth + total_worth(exposures, terms, markets, i)
     if total > line_limits.notional_total_max:
-        return reasons.NOTIONAL_TOTAL_LIMIT, line_limits.notional_total_max, total
+        return reasons.TOTAL_NOTIONAL_LIMIT, line_limits.notional_total_max, total
     return 0, 0, 0
 
 

@@ -28,6 +28,7 @@ from transport.records import (
 OUT_ROWS = 1100  # of one input: a row an intent, or a cancel and two flattening orders an account
 NO_STRATEGY = 0  # strategy id of orders RISK makes on its own account; strategies count from 1
 LEG_BITS, SEQ_BITS = 12, 36  # client order id: epoch | seq | leg
+OPEN_LOTS = np.dtype([("buy", "i8"), ("sell", "i8")])  # of an account: made, and neither filled nor withdrawn
 
 
 class RiskState(NamedTuple):
@@ -53,7 +54,7 @@ def new_risk(limits: np.ndarray, line_limits: np.ndarray, strategies: int, terms
     accounts = max(1, strategies) * instruments
     return RiskState(
         line, line_limits, limits, np.zeros(instruments, EXPOSURE), np.zeros(accounts, POSITION_STATE),
-        np.zeros((accounts, 2), np.int64), terms,
+        np.zeros(accounts, OPEN_LOTS), terms,
     )  # fmt: skip
 
 
@@ -68,11 +69,12 @@ def account_of(state, strategy_id, instrument_id):
 @kernel
 def add_open(state, account, instrument, side, lots):
     """Change the open lots of an account and its instrument; `side` BUY or SELL."""
-    state.open_lots[account, side - BUY] += lots
     exposure = state.exposures[instrument]
     if side == BUY:
+        state.open_lots[account].buy += lots
         exposure.open_buy_lots += lots
     else:
+        state.open_lots[account].sell += lots
         exposure.open_sell_lots += lots
 
 
@@ -150,7 +152,7 @@ def handle_intent(state, markets, cause, intent, out, n):
         return pass_change(state, markets, cause, intent, out, n)
     side, qty = np.int64(intent.side), intent.qty_lots
     if intent.action == TARGET:
-        pending = state.open_lots[account, 0] - state.open_lots[account, 1]
+        pending = state.open_lots[account].buy - state.open_lots[account].sell
         delta = qty - state.positions[account].lots - pending
         if delta == 0:
             return n

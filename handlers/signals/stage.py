@@ -23,6 +23,7 @@ from transport.records import (
 )  # fmt: skip
 
 STRATEGIES_MAX = 64
+VIEW_BYTES = VIEW.itemsize
 LEVELS = np.dtype([("word", "i8", (4 * DEPTH_MAX,))])  # bid prices, bid lots, ask prices, ask lots, `depth` each
 OUT_ROWS = 512  # intents and signals of one input
 # What the stage returns instead of a row count when a step broke its contract.
@@ -71,7 +72,7 @@ def new_signals(subs: Sequence[tuple], instruments: int) -> SignalsState:
 def fill_depth(sub, m):
     """Write `depth` levels a side behind the view: prices, lots, and zeros where the book has no more."""
     k = sub.depth
-    levels = view_at(sub.state + VIEW.itemsize, LEVELS)
+    levels = view_at(sub.state + VIEW_BYTES, LEVELS)
     for s in range(2):
         key = m.best[s] if m.valid else NO_LEVEL
         for j in range(k):

@@ -137,8 +137,9 @@ def ensure(path: Path = DATA) -> Path:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = generate()
+        columns: dict[str, Any] = {name: rows[name] for name in ROW.names or ()}
         partial = path.with_name(f"{path.stem}.{os.getpid()}.partial.npz")
-        np.savez(partial, **{name: rows[name] for name in ROW.names or ()})
+        np.savez(partial, **columns)
         partial.replace(path)
     return path
 

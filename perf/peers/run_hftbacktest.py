@@ -76,7 +76,7 @@ def backtest(data: np.ndarray[Any, Any], book: str) -> Any:
     return hft.HashMapMarketDepthBacktest([asset])
 
 
-@njit  # type: ignore[untyped-decorator]
+@njit
 def cross(h: Any, fast_events: Any, slow_events: Any, qty: Any) -> Any:
     """The strategy of the terms; returns events seen, orders sent, and the touch at the end, in ticks.
 

@@ -59,7 +59,7 @@ VENUE = Venue("BINANCE")
 NO_RATE_LIMIT = "1000000/00:00:01"
 
 
-class CrossConfig(StrategyConfig, frozen=True):  # type: ignore[misc]
+class CrossConfig(StrategyConfig, frozen=True):  # type: ignore[misc, call-arg]
     """Lengths of the two averages, in events."""
 
     fast_events: int = FAST_EVENTS
@@ -115,7 +115,8 @@ def deltas(rows: int) -> list[Any]:
     prices = {ticks: Price(ticks / TICKS_PER_UNIT, 2) for ticks in set(price)}
     out = []
     for at, of, ticks, count in zip(ts, side, price, lots, strict=True):
-        order = BookOrder(OrderSide.SELL if of else OrderSide.BUY, prices[ticks], Quantity(count / LOTS_PER_UNIT, 3), ticks)
+        whose = OrderSide.SELL if of else OrderSide.BUY
+        order = BookOrder(whose, prices[ticks], Quantity(count / LOTS_PER_UNIT, 3), ticks)
         action = BookAction.UPDATE if count else BookAction.DELETE
         out.append(OrderBookDelta(INSTRUMENT.id, action, order, RecordFlag.F_LAST, 0, at, at))
     return out

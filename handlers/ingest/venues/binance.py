@@ -18,14 +18,21 @@ from numpy.typing import NDArray
 
 from handlers.domain import reasons
 from handlers.domain.reasons import (
-    DEPTH_REFUSED, DEPTH_REPEATED, DEPTH_STALE, HELD_OVERFLOW, SEQUENCE_GAP, SNAPSHOT_STALE, TRUNCATED, UNREADABLE,
-)  # fmt: skip
+    DEPTH_REFUSED,
+    DEPTH_REPEATED,
+    DEPTH_STALE,
+    HELD_OVERFLOW,
+    SEQUENCE_GAP,
+    SNAPSHOT_STALE,
+    TRUNCATED,
+    UNREADABLE,
+)
 from handlers.ingest.blocks import read_lines
-from handlers.ingest.errors import FeedError, NotAFeedError, TruncatedError
-from handlers.ingest.feed import Feed, Rows, split_at_events
+from handlers.ingest.errors import FeedError, TruncatedError
+from handlers.ingest.feed import Feed, Rows, choose_instruments, split_at_events
 from handlers.ingest.venues.binance_messages import Parser, Refused, line_time
 from handlers.ingest.venues.binance_rows import MESSAGE, grid_table, rows_bound, write_rows
-from handlers.ingest.venues.binance_scan import USDM, Scan, scan_capture
+from handlers.ingest.venues.binance_scan import USDM, scan_capture
 from handlers.ingest.venues.depth import APPLY, BREAK, REPEATED, STALE, DepthRule
 from transport.instruments import Instrument
 from transport.records import BOOK_DELTA, BOOK_SNAPSHOT, EVENT_END, GAP, empty
@@ -70,7 +77,8 @@ class BinanceFeed(Feed):
     def __init__(self, name: str, paths: Sequence[Path], instruments: Sequence[Instrument]) -> None:
         self.paths = list(paths)
         self.scan = scan_capture(self.paths)
-        super().__init__(name, choose_instruments(self.scan, instruments, self.paths[0]))
+        scan, shown = self.scan, list(self.scan.decimals)
+        super().__init__(name, choose_instruments(instruments, scan.venue, shown, scan.instrument, self.paths[0].name))
 
     @property
     def futures(self) -> bool:
@@ -95,7 +103,7 @@ class BinanceFeed(Feed):
                 self.count(DEPTH_REFUSED, f"{_where(rows)}: no snapshot came for it")
 
     def receive_times(self) -> NDArray[np.int64]:
-        times = []
+        times: list[int] = []
         for path in self.paths:
             try:
                 times.extend(map(line_time, read_lines(path)))
@@ -141,7 +149,7 @@ class BinanceFeed(Feed):
         cuts = np.zeros(len(texts) + 1, np.int64)
         np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)), out=cuts[1:])
         rows = empty(rows_bound(text, len(messages)))
-        used = write_rows(np.frombuffer(text, np.uint8), cuts, messages, self._grid, rows)
+        used = write_rows(np.frombuffer(text, np.uint8).copy(), cuts, messages, self._grid, rows)
         yield from self._let_through(messages, rows[:used])
 
     def _let_through(self, messages: Rows, rows: Rows) -> Iterator[Rows]:
@@ -175,7 +183,7 @@ class BinanceFeed(Feed):
 
     def _refuse(self, m: np.void) -> Iterator[Rows]:
         """A number was bad; where it was the book's, what follows would be applied to a wrong book."""
-        self.count(int(m["refused"]), f"line {m['line'] + 1}: {reasons.TEXT[int(m['refused'])]}")
+        self.count(int(m["refused"]), f"line {m['line'] + 1}: {reasons.DOC[int(m['refused'])]}")
         rule = self._rules[m["place"]]
         if m["kind"] == BOOK_DELTA and not rule.waiting:
             rule.lose()
@@ -212,7 +220,9 @@ class BinanceFeed(Feed):
             yield self._gap(place, rows, rule.expected, rule.got(int(rows["first_seq"][0]), int(rows["prev_seq"][0])))
         pushed_out = held.push(rows)
         if pushed_out:
-            self.count(DEPTH_REFUSED if held.gap_told else HELD_OVERFLOW, f"{_where(rows)}: no snapshot yet", pushed_out)
+            self.count(
+                DEPTH_REFUSED if held.gap_told else HELD_OVERFLOW, f"{_where(rows)}: no snapshot yet", pushed_out
+            )
             if not held.gap_told:
                 yield self._gap(place, rows, rule.last, int(rows["first_seq"][0]))
 
@@ -230,17 +240,3 @@ class BinanceFeed(Feed):
 
 def _where(rows: Rows) -> str:
     return f"line {int(rows['origin'][0]) + 1}"
-
-
-def choose_instruments(scan: Scan, configured: Sequence[Instrument], path: Path) -> list[Instrument]:
-    """The configuration's instruments of the capture's venue; if it names none of that venue, those the capture shows.
-
-    Raises NotAFeedError where the configuration names the venue, but no symbol of this capture.
-    """
-    known = [i for i in configured if i.venue == scan.venue]
-    if not known:
-        return [scan.instrument(symbol) for symbol in scan.decimals]
-    if not any(i.symbol in scan.decimals for i in known):
-        shown, wanted = ", ".join(scan.decimals), ", ".join(i.symbol for i in known)
-        raise NotAFeedError(f"{path.name} holds {shown} of {scan.venue}; the configuration knows only {wanted} there")
-    return known

@@ -13,8 +13,14 @@ import msgspec
 from msgspec import Meta, Raw
 
 from handlers.domain.reasons import (
-    BROKEN_LINE, MISSING_FIELD, OUT_OF_INT64, TIME_OUT_OF_RANGE, UNKNOWN_STREAM, UNKNOWN_SYMBOL, WRONG_TYPE,
-)  # fmt: skip
+    BROKEN_LINE,
+    MISSING_FIELD,
+    OUT_OF_INT64,
+    TIME_OUT_OF_RANGE,
+    UNKNOWN_STREAM,
+    UNKNOWN_SYMBOL,
+    WRONG_TYPE,
+)
 from handlers.ingest.feed import YEAR_2000_NS, YEAR_2100_NS
 from handlers.ingest.venues.depth import NO_PREVIOUS
 from transport.records import BOOK_DELTA, BOOK_SNAPSHOT, BUY, NO_SIDE, QUOTE, SELL, TRADE
@@ -32,7 +38,7 @@ class Line(msgspec.Struct, gc=False):
     stream: str = ""
     data: Raw = _NOTHING
     e: str = ""
-    lastUpdateId: Id = ABSENT  # noqa: N815  the venue's names
+    lastUpdateId: Id = ABSENT  # the venue's names, as all here
     symbol: str = ""
     E: Id = ABSENT
     T: Id = ABSENT
@@ -77,7 +83,7 @@ class DepthMessage(msgspec.Struct, gc=False):
     pu: Id = NO_PREVIOUS
 
 
-class Refused(Exception):  # noqa: N818  not an error: bad input on its way to a counter
+class Refused(Exception):  # not an error: bad input on its way to a counter
     """A line that yields no record, and why."""
 
     def __init__(self, reason: int, what: str) -> None:
@@ -147,7 +153,9 @@ class Parser:
     def _place(self, symbol: str) -> int:
         place = self.places.get(symbol)
         if place is None:
-            raise Refused(UNKNOWN_SYMBOL, f"symbol {symbol[:40]!r}" if symbol else "a depth snapshot that names no symbol")
+            raise Refused(
+                UNKNOWN_SYMBOL, f"symbol {symbol[:40]!r}" if symbol else "a depth snapshot that names no symbol"
+            )
         return place
 
     def _trade(self, recv: int, data: Raw | bytes) -> Parsed:
@@ -165,7 +173,9 @@ class Parser:
         m = _depth.decode(data)
         place = self._place(m.s)
         if self.futures == (m.pu == NO_PREVIOUS):
-            raise Refused(MISSING_FIELD if self.futures else UNKNOWN_STREAM, "`pu`: spot and futures depth in one source")
+            raise Refused(
+                MISSING_FIELD if self.futures else UNKNOWN_STREAM, "`pu`: spot and futures depth in one source"
+            )
         if m.U > m.u:
             raise Refused(WRONG_TYPE, f"first update id {m.U} lies behind the last, {m.u}")
         event = _time(m.T if m.T >= 0 else m.E)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handlers.domain.reasons import NOT_A_NUMBER, NOT_POSITIVE, OUT_OF_INT64, PRICE_OFF_GRID, QTY_OFF_GRID
-from transport.compiled import I64, ROWS_T, array_t, kernel, types
+from transport.compiled import I64, ROWS_T, array_t, kernel
 from transport.records import ASK, BID, BOOK_SNAPSHOT, EVENT_END, EVENT_FIRST, QUOTE, SET, TRADE
 
 MESSAGE = np.dtype(
@@ -68,7 +68,7 @@ def read_decimal(text: Any, at: Any, end: Any, decimals: Any, step: Any, off_gri
     if at < end and text[at] == _MINUS:
         return 0, at, NOT_POSITIVE
     while at < end and text[at] != _QUOTE:
-        digit = np.int64(text[at]) - _ZERO
+        digit: Any = np.int64(text[at]) - _ZERO
         if text[at] == _DOT and seen < 0 and whole > 0:
             seen = 0
         elif digit < 0 or digit > 9:
@@ -216,7 +216,7 @@ def write_print(text: Any, cuts: Any, m: Any, grid: Any, rows: Any, row: Any) ->
     return row + 1, 0
 
 
-@kernel(I64(types.Array(types.uint8, 1, "C", readonly=True), I64[::1], array_t(MESSAGE), array_t(GRID), ROWS_T))
+@kernel(I64(array_t(np.dtype("u1")), I64[::1], array_t(MESSAGE), array_t(GRID), ROWS_T))
 def write_rows(text: Any, cuts: Any, messages: Any, grids: Any, rows: Any) -> Any:
     """Write the rows of all messages into zeroed `rows`; returns rows used.
 

@@ -18,11 +18,15 @@ from handlers.ingest.errors import FeedError, NotAFeedError
 from handlers.ingest.venues.binance_messages import envelope
 from transport.instruments import Instrument
 
-SCAN_LINES = 2_000
-SNAPSHOT_LINES = 20_000  # how far to look for a snapshot, whose 2,000 levels tell the grid best; recorded ones come by line 400
+SCAN_LINES = (
+    2_000  # dust with a decimal more than the lot stands in spot books; recorded BTCUSDT shows it in line 1,886
+)
+SNAPSHOT_LINES = (
+    20_000  # how far to look for a snapshot, whose 2,000 levels tell the grid best; recorded ones come by line 400
+)
 SPOT, USDM = "binance", "binance_usdm"
 # Longest first: FDUSD ends in USD. Suffixes of spot and USD-M symbols that price in that currency.
-QUOTE_CURRENCIES = ("FDUSD", "USDT", "USDC", "BUSD", "TUSD", "USD", "EUR", "GBP", "TRY", "BRL", "JPY", "BTC", "ETH", "BNB")
+QUOTE_CURRENCIES = ("FDUSD", "USDT", "USDC", "BUSD", "TUSD", "USD", "EUR", "GBP", "TRY", "BRL", "JPY", "BTC", "ETH", "BNB")  # fmt: skip
 
 
 class Scan(msgspec.Struct):
@@ -58,7 +62,9 @@ def scan_capture(paths: list[Path]) -> Scan:
         _widen(scan, data.get("s"), _numbers(stream, data))
     scan.venue = scan.venue or guess
     if not scan.decimals or not scan.venue:
-        raise NotAFeedError(f"{paths[0].name} shows no trade, bookTicker or depth message of Binance in its first {SCAN_LINES} lines")
+        raise NotAFeedError(
+            f"{paths[0].name} shows no trade, bookTicker or depth message of Binance in its first {SCAN_LINES} lines"
+        )
     if snapshot is not None and len(scan.depth_symbols) == 1:
         _widen(scan, scan.depth_symbols[0], _levels(snapshot, "bids", "asks"))
     return scan
@@ -85,6 +91,7 @@ def _market(stream: str, data: dict[str, Any], scan: Scan) -> str:
     """Note a depth message's venue and symbol; of a trade or a quote only guess, by the fields that one venue alone sends."""
     if "U" in data and isinstance(data.get("s"), str):
         scan.venue = scan.venue or (USDM if "pu" in data else SPOT)
+        scan.decimals.setdefault(data["s"], (0, 0))
         if data["s"] not in scan.depth_symbols:
             scan.depth_symbols.append(data["s"])
         return ""

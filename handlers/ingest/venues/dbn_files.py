@@ -10,17 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import databento_dbn as dbn
 import numpy as np
+from numpy.typing import NDArray
 
 from handlers.ingest.blocks import read_blocks
-from handlers.ingest.errors import FeedError, NotAFeedError, TruncatedError
+from handlers.ingest.errors import FeedError, NotAFeedError, TruncatedError, UnreadableError
 
 MAGIC = b"DBN"
 MBO: np.dtype[Any] = np.dtype(dbn.MBOMsg._dtypes)
 RTYPE_MBO = 160
+RECORD_BYTES_MIN = 16  # the header of every record
 BLOCK_BYTES = 1 << 22
 _PREFIX = 8
 _METADATA_BYTES_MAX = 1 << 28  # a file of every listed option has some 100 MB
@@ -32,22 +34,42 @@ def read_metadata(path: Path) -> dbn.Metadata:
     return next(_parts(path))[0]
 
 
-def read_records(path: Path) -> Iterator[tuple[np.ndarray[Any, Any], int, str]]:
-    """Yield (MBO records, records of other types among them, the first of those in words) block by block.
+class Block(NamedTuple):
+    """MBO records that follow one another in a file, and what stood between them."""
 
-    Raises TruncatedError after the last whole record of a file that ends within one, UnreadableError.
+    records: np.ndarray[Any, Any]  # dtype MBO
+    ordinal: NDArray[np.int64]  # of each among all records of the block
+    total: int  # records of any type
+    other: str  # the first of another type in words, "" when there is none
+    rest: bytes  # of a record not yet whole
+    damaged: bool  # `rest` is no record
+
+
+def read_records(path: Path) -> Iterator[Block]:
+    """Yield blocks of some BLOCK_BYTES.
+
+    Raises, after the last whole record, TruncatedError or UnreadableError for a file that ends within one or is damaged.
     """
     parts = _parts(path)
-    _, rest = next(parts)
-    for _, block in parts:
-        rest += block
-        if len(rest) >= BLOCK_BYTES:
-            records, other, what, rest = _split(rest)
-            yield records, other, what
-    records, other, what, rest = _split(rest)
-    yield records, other, what
-    if rest:
-        raise TruncatedError(f"{path.name} is cut off within a record")
+    pending = [next(parts)[1]]
+    failure: FeedError | None = None
+    more = True
+    while more:
+        try:
+            pending.append(next(parts)[1])
+        except StopIteration:
+            more = False
+        except FeedError as error:
+            failure, more = error, False
+        if more and sum(map(len, pending)) < BLOCK_BYTES:
+            continue
+        block = _split(b"".join(pending))
+        pending = [block.rest]
+        yield block
+        if block.damaged:
+            raise UnreadableError(f"{path.name} is damaged: a record claims a length of under {RECORD_BYTES_MIN} bytes")
+    if failure or pending[0]:
+        raise failure or TruncatedError(f"{path.name} is cut off within a record")
 
 
 def _parts(path: Path) -> Iterator[tuple[Any, bytes]]:
@@ -80,29 +102,29 @@ def _metadata(path: Path, head: bytes) -> dbn.Metadata:
     return metadata
 
 
-def _split(data: bytes) -> tuple[np.ndarray[Any, Any], int, str, bytes]:
-    """(whole MBO records, number of others, the first of them in words, bytes of a record not yet whole)."""
+def _split(data: bytes) -> Block:
     count = len(data) // MBO.itemsize
     records = np.frombuffer(data, MBO, count)
     if np.all(records["length"] * 4 == MBO.itemsize) and np.all(records["rtype"] == RTYPE_MBO):
-        return records, 0, "", data[count * MBO.itemsize :]
+        return Block(records, np.arange(count), count, "", data[count * MBO.itemsize :], damaged=False)
     return _walk(data)
 
 
-def _walk(data: bytes) -> tuple[np.ndarray[Any, Any], int, str, bytes]:
+def _walk(data: bytes) -> Block:
     """As `_split`, record by record: live captures have system and mapping records between the MBO ones."""
     kept: list[bytes] = []
-    other, what, at = 0, "", 0
+    index: list[int] = []
+    other, total, at, damaged = "", 0, 0, False
     while at + 2 <= len(data):
         size = data[at] * 4
-        if size < 16:
-            raise FeedError(f"a DBN record claims a length of {size} bytes")
-        if at + size > len(data):
+        damaged = size < RECORD_BYTES_MIN
+        if damaged or at + size > len(data):
             break
         if data[at + 1] == RTYPE_MBO and size >= MBO.itemsize:
             kept.append(data[at : at + MBO.itemsize])
+            index.append(total)
         else:
-            other += 1
-            what = what or f"a record of type {data[at + 1]}"
+            other = other or f"a record of type {data[at + 1]}"
+        total += 1
         at += size
-    return np.frombuffer(b"".join(kept), MBO), other, what, data[at:]
+    return Block(np.frombuffer(b"".join(kept), MBO), np.array(index, np.int64), total, other, data[at:], damaged)

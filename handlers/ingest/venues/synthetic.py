@@ -1,55 +1,27 @@
-"""Synthetic order flow: a seeded market that never was, for tests, benchmarks and demonstrations without data.
+"""Synthetic order flow as a feed: a seeded market that never was, for tests, benchmarks and demonstrations without data.
 
-Nothing here is a market and nothing may be concluded about one: every record carries SYNTHETIC. What is imitated is the texture
-that engines and strategies trip over: arrivals that excite one another, calm and wild regimes, runs of buys and of sells,
-momentum and reversion, a spread that widens when the touch is eaten and is filled again, heavy-tailed sizes, sweeps through
-several levels, latency with a tail.
-
-    arrival (thinned, self-exciting) ──► sweep | add | cancel ──► rows of one venue message ──► `pending` ──► the caller's chunk
-                                              │
-                                 book of the stream: two rings of quantities, slot = price mod RING
-
-Each instrument has its own stream of draws (splitmix64), so the rows of one do not depend on how many others there are. All
-state is three struct arrays and a chunk may end anywhere, in the middle of a message too: the same seed gives the same rows for
-any chunk size, and on any CPU, since there are only + - * /, sqrt and integers here.
-
-A message is [trade, delta, …] or [delta, …] with one update id, EVENT_END on its last row; when it moved the touch, a quote with
-the same times follows as a message of its own. A trade prints at the touch of the book as the rows before it left it.
+Nothing here is a market and nothing may be concluded about one: every record carries SYNTHETIC. The same seed gives the same
+records, bit for bit, for any chunk size and on any CPU; how they are made is told in `synthetic_flow`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from decimal import Decimal
 from string import ascii_uppercase
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from handlers.domain.bits import highest_bit
-from transport.compiled import kernel
+from handlers.ingest.feed import Feed, Rows
+from handlers.ingest.venues.synthetic_flow import FEED, PENDING, PENDING_ROWS, STREAM, generate
 from transport.instruments import Instrument
-from transport.records import (
-    ASK, BID, BOOK_DELTA, BOOK_SNAPSHOT, BUY, EVENT_END, EVENT_FIRST, FEED_BASE, QUOTE, SELL, SET, SYNTHETIC, TRADE, empty,
-)  # fmt: skip
+from transport.records import empty
 
-DEPTH = 50  # levels a side in the opening snapshot
-KEEP = 100  # ticks behind the touch that a side reaches; what falls behind is cancelled
-RING = 128  # slots a side; more than KEEP, so that two levels never share one
-LEVELS_MIN = 16  # a side this thin is neither cancelled nor swept further
-SWEEP_LEVELS_MAX = 4
-IMPROVE_MAX = 8  # ticks that one order may better the touch by; bounds the rows of a message
-PENDING_ROWS = 2 * DEPTH + 28  # the snapshot and its quote are the longest message
 INSTRUMENTS_MAX = len(ascii_uppercase)
 START_NS = 1_735_689_600_000_000_000  # 2025-01-01T00:00:00Z; any instant would do
-
-NEUTRAL, MOMENTUM, REVERSION = 0, 1, 2
-DECAY_PER_S = 200.0  # excitation has halved after about 4 ms
-JUMP_PER_S = 90.0  # added by each event: 0.6 children an event, 4/3 / DECAY_PER_S being the kernel's integral
-SIGN_WEIGHT = 0.1  # of the newest trade in the memory of signs
-_GOLDEN = 0x9E3779B97F4A7C15
-_MIX_1, _MIX_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-_SLOT = RING - 1
+_TIMES_ROWS = 8192  # 1 MiB at a time
+_STREAM_STRIDE = 0xD1342543DE82EF95  # between the instruments' starts; odd, no small multiple of splitmix64's
 
 # tick, lot, price in ticks, lots of an ordinary level, events a second before excitation; cycled through by the instruments
 _PRESETS = (
@@ -58,329 +30,26 @@ _PRESETS = (
     ("0.0001", "10", 10_842, 900, 100.0),
 )
 
-FEED = np.dtype(
-    [
-        ("rows", "i8"),  # emitted so far: the origin of the next one
-        ("head", "i8"), ("tail", "i8"),  # rows of `pending` still to emit
-        ("stream", "i8"),  # whose they are
-        ("ts_event_ns", "i8"), ("ts_recv_ns", "i8"),  # of the message in `pending`
-    ]
-)  # fmt: skip
-STREAM = np.dtype(
-    [
-        ("rng", "u8"),
-        ("due_ns", "i8"),  # time of its next message
-        ("base_rate", "f8"),  # events a second
-        ("excited", "f8"),  # events a second on top of it, at the last event
-        ("lots", "i8"),  # of an ordinary level
-        ("home", "i8"),  # ticks: where the price is pulled to in the long run, so that it can never reach zero
-        ("regime", "i8"), ("regime_left", "i8"),  # 0 calm, 1 ordinary, 2 wild; events left in it
-        ("phase", "i8"), ("phase_left", "i8"), ("direction", "f8"),  # NEUTRAL, MOMENTUM (in a direction), REVERSION
-        ("anchor", "f8"),  # slow average of the mid, ticks
-        ("signs", "f8"),  # memory of trade signs, -1..1
-        ("update_id", "i8"), ("trade_id", "i8"),
-        ("best", "i8", (2,)), ("levels", "i8", (2,)),  # [bid, ask]
-        ("told_ticks", "i8", (2,)), ("told_lots", "i8", (2,)),  # last quote
-        ("qty", "i8", (2 * RING,)),
-    ]
-)  # fmt: skip
-PENDING = np.dtype(
-    [
-        ("price_ticks", "i8"), ("qty_lots", "i8"), ("ask_ticks", "i8"), ("ask_lots", "i8"), ("venue_seq", "i8"),
-        ("kind", "u1"), ("side", "u1"), ("flags", "u1"), ("pad", "u1", (5,)),
-    ]
-)  # fmt: skip
 
+class SyntheticState:
+    """Everything the generator remembers: three struct arrays, which may be copied to go on from here later."""
 
-@kernel(inline=True)
-def draw(s):
-    """Next 64 bits of the stream (splitmix64: Steele, Lea & Flood 2014, Fast Splittable Pseudorandom Number Generators)."""
-    s.rng += np.uint64(_GOLDEN)
-    z = s.rng
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(_MIX_1)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(_MIX_2)
-    return z ^ (z >> np.uint64(31))
+    def __init__(self, seed: int, instruments: int, start_ns: int) -> None:
+        self.feed = np.zeros(1, FEED)
+        self.pending = np.zeros(PENDING_ROWS, PENDING)
+        self.streams = np.zeros(instruments, STREAM)
+        for i, s in enumerate(self.streams):
+            _, _, home, lots, rate = _PRESETS[i % 3]
+            s["rng"] = (seed + (i + 1) * _STREAM_STRIDE) % 2**64
+            s["due_ns"] = start_ns + i
+            s["base_rate"], s["lots"], s["home"], s["anchor"] = rate, lots, home, home
+            s["regime"], s["regime_left"], s["phase_left"] = 1, 1000, 300
+            s["best"] = (home, home + 1)
 
-
-@kernel(inline=True)
-def uniform(s):
-    """In (0, 1], 53 bits."""
-    return (np.int64(draw(s) >> np.uint64(11)) + 1) * (1.0 / 9007199254740992.0)
-
-
-@kernel
-def exponential(s):
-    """Mean 1, without a logarithm: how many times ln 2 passes is a coin's run of zeros, what remains is a short series.
-
-    Within one ln 2 it is -ln(1 - y), y in (0, 1/2], = 2 atanh(y / (2 - y)); the terms left out are below 2e-6.
-    """
-    halvings = 63 - highest_bit(draw(s) | np.uint64(1))
-    y = 0.5 * uniform(s)
-    z = y / (2.0 - y)
-    w = z * z
-    return 0.6931471805599453 * halvings + 2.0 * z * (1.0 + w * (1 / 3 + w * (0.2 + w * (1 / 7 + w / 9))))
-
-
-@kernel(inline=True)
-def clamp(value, limit):
-    return min(max(value, -limit), limit)
-
-
-@kernel(inline=True)
-def slot_of(side, price):
-    return (side - BID) * RING + (price & _SLOT)
-
-
-@kernel
-def advance(s):
-    """Set the time of the stream's next event by thinning (Ogata 1981, On Lewis' Simulation Method for Point Processes).
-
-    Between events the excitation falls as (1 + DECAY_PER_S t / 4)**-4, which is near exp(-DECAY_PER_S t) and needs no exp.
-    """
-    base = s.base_rate * (0.5 if s.regime == 0 else 1.0 if s.regime == 1 else 2.5)
-    ceiling = base + s.excited
-    elapsed = 0.0
-    left = 0.0
-    while True:
-        elapsed += exponential(s) / ceiling
-        x = 1.0 + 0.25 * DECAY_PER_S * elapsed
-        left = s.excited / (x * x * x * x)
-        if uniform(s) * ceiling <= base + left:
-            break
-        ceiling = base + left
-    s.excited = left + JUMP_PER_S
-    s.due_ns += 1 + np.int64(elapsed * 1e9)
-
-
-@kernel
-def change_mood(s):
-    """Count down the regime and the phase, and draw the next when one is over."""
-    mid = 0.5 * (s.best[0] + s.best[1])
-    s.anchor += 0.002 * (mid - s.anchor)
-    s.regime_left -= 1
-    if s.regime_left <= 0:
-        u = uniform(s)
-        s.regime = 0 if u < 0.4 else 1 if u < 0.8 else 2
-        s.regime_left = 1000 + np.int64(4000.0 * exponential(s))
-    s.phase_left -= 1
-    if s.phase_left <= 0:
-        u = uniform(s)
-        s.phase = NEUTRAL if u < 0.4 else MOMENTUM if u < 0.7 else REVERSION
-        s.direction = 1.0 if uniform(s) < 0.5 else -1.0
-        s.phase_left = 300 + np.int64(1500.0 * exponential(s))
-
-
-@kernel
-def lean(s):
-    """Where the flow leans, -0.3..0.3, > 0 to buys: the phase, and the pull home that outweighs it far away."""
-    mid = 0.5 * (s.best[0] + s.best[1])
-    pull = 4.0 * (s.home - mid) / s.home
-    if s.phase == MOMENTUM:
-        pull += 0.15 * s.direction
-    elif s.phase == REVERSION:
-        pull += clamp(0.02 * (s.anchor - mid), 0.2)
-    return clamp(pull, 0.3)
-
-
-@kernel
-def push(f, pending, kind, side, price, qty, venue_seq):
-    p = pending[f.tail]
-    p.kind = kind
-    p.side = side
-    p.flags = SYNTHETIC
-    p.price_ticks = price
-    p.qty_lots = qty
-    p.venue_seq = venue_seq
-    f.tail += 1
-
-
-@kernel
-def put(f, s, pending, side, price, qty):
-    """Set a level in the stream's own book and say so in a delta; the caller keeps `best`."""
-    slot = slot_of(side, price)
-    s.levels[side - BID] += (qty > 0) - (s.qty[slot] > 0)
-    s.qty[slot] = qty
-    push(f, pending, BOOK_DELTA, side, price, qty, s.update_id)
-
-
-@kernel
-def find_best(s, side):
-    """Move `best` of a side to its nearest level; LEVELS_MIN sees to it that there is one."""
-    away = -1 if side == BID else 1
-    price = s.best[side - BID]
-    for _ in range(KEEP):
-        if s.qty[slot_of(side, price)] > 0:
-            break
-        price += away
-    s.best[side - BID] = price
-
-
-@kernel
-def sweep(f, s, pending):
-    """A market order: takes up to SWEEP_LEVELS_MAX levels from the touch, one trade and one delta each; the rest lapses.
-
-    Sizes are Pareto with exponent 4/3. The sign follows the signs before it (orders are split), then the lean.
-    """
-    buys = uniform(s) < 0.5 + 0.35 * s.signs + lean(s) * 0.4
-    aggressor, side = (BUY, ASK) if buys else (SELL, BID)
-    s.signs += SIGN_WEIGHT * ((1.0 if buys else -1.0) - s.signs)
-    root = np.sqrt(uniform(s))
-    wild = 1.5 if s.regime == 2 else 1.0
-    left = 1 + np.int64(min(0.12 * wild / (root * np.sqrt(root)), 1000.0) * s.lots)
-    for _ in range(SWEEP_LEVELS_MAX):
-        price = s.best[side - BID]
-        have = s.qty[slot_of(side, price)]
-        taken = min(left, have)
-        s.trade_id += 1
-        push(f, pending, TRADE, aggressor, price, taken, s.trade_id)
-        put(f, s, pending, side, price, have - taken)
-        left -= taken
-        if taken == have:
-            find_best(s, side)
-        if left == 0 or s.levels[side - BID] <= LEVELS_MIN:
-            break
-
-
-@kernel
-def improve(f, s, pending, side):
-    """An order inside the spread: the new touch; levels that now lie more than KEEP behind it are cancelled."""
-    toward = 1 if side == BID else -1
-    room = s.best[1] - s.best[0] - 1
-    ticks = 1 if uniform(s) < 0.7 else min(room, IMPROVE_MAX)
-    price = s.best[side - BID] + toward * ticks
-    s.best[side - BID] = price
-    put(f, s, pending, side, price, 1 + np.int64(0.5 * s.lots * exponential(s)))
-    for behind in range(KEEP + 1, KEEP + 1 + ticks):
-        far = price - toward * behind
-        if s.qty[slot_of(side, far)] > 0:
-            put(f, s, pending, side, far, 0)
-
-
-@kernel
-def add(f, s, pending):
-    """A limit order: inside the spread the more often the wider it is, else at a depth that thins out exponentially."""
-    side = BID if uniform(s) < 0.5 + lean(s) else ASK
-    spread = s.best[1] - s.best[0]
-    eager = 0.0 if spread == 1 else 0.35 if spread == 2 else 0.7 if spread == 3 else 0.95
-    if uniform(s) < eager:
-        improve(f, s, pending, side)
-        return
-    depth = min(np.int64(6.0 * exponential(s)), KEEP // 2)
-    price = s.best[side - BID] + (-depth if side == BID else depth)
-    more = 1 + np.int64((0.1 + 0.5 * exponential(s)) * (1.0 + depth * 0.06) * s.lots)
-    put(f, s, pending, side, price, s.qty[slot_of(side, price)] + more)
-
-
-@kernel
-def cancel(f, s, pending):
-    """A level is withdrawn, wholly or by half; where there is none to spare an order comes instead."""
-    side = BID if uniform(s) < 0.5 - lean(s) else ASK
-    depth = min(np.int64(6.0 * exponential(s)), KEEP // 2)
-    price = s.best[side - BID] + (-depth if side == BID else depth)
-    have = s.qty[slot_of(side, price)]
-    if have == 0 or s.levels[side - BID] <= LEVELS_MIN:
-        add(f, s, pending)
-        return
-    put(f, s, pending, side, price, 0 if uniform(s) < 0.3 else have // 2)
-    find_best(s, side)
-
-
-@kernel
-def open_book(f, s, pending):
-    """The opening snapshot: DEPTH adjoining levels a side, thicker with depth."""
-    s.update_id = 1
-    for side in (BID, ASK):
-        away = -1 if side == BID else 1
-        for depth in range(DEPTH):
-            price = s.best[side - BID] + away * depth
-            qty = 1 + np.int64((0.3 + 0.7 * exponential(s)) * (1.0 + depth * 0.06) * s.lots)
-            s.qty[slot_of(side, price)] = qty
-            push(f, pending, BOOK_SNAPSHOT, side, price, qty, s.update_id)
-        s.levels[side - BID] = DEPTH
-    pending[0].flags |= EVENT_FIRST
-
-
-@kernel
-def tell_touch(f, s, pending):
-    """A quote, if the touch is not what the last one said."""
-    bid, ask = s.best[0], s.best[1]
-    bid_lots, ask_lots = s.qty[slot_of(BID, bid)], s.qty[slot_of(ASK, ask)]
-    if bid == s.told_ticks[0] and ask == s.told_ticks[1] and bid_lots == s.told_lots[0] and ask_lots == s.told_lots[1]:
-        return
-    s.told_ticks[0], s.told_ticks[1] = bid, ask
-    s.told_lots[0], s.told_lots[1] = bid_lots, ask_lots
-    pending[f.tail].ask_ticks = ask
-    pending[f.tail].ask_lots = ask_lots
-    push(f, pending, QUOTE, 0, bid, bid_lots, s.update_id)
-    pending[f.tail - 1].flags |= EVENT_END
-
-
-@kernel
-def make_message(f, s, pending):
-    """Fill `pending` with the stream's next message and set the time of the one after it."""
-    f.head = f.tail = 0
-    f.ts_event_ns = s.due_ns
-    root = np.sqrt(uniform(s))
-    latency_ns = 120_000 + np.int64(20_000.0 * exponential(s)) + np.int64(min(4_000.0 / (root * root), 5e6))
-    f.ts_recv_ns = max(f.ts_recv_ns, f.ts_event_ns + latency_ns)  # one connection delivers in order
-    if s.update_id == 0:
-        open_book(f, s, pending)
-    else:
-        s.update_id += 1
-        change_mood(s)
-        u = uniform(s)
-        market = 0.06 if s.regime == 0 else 0.10 if s.regime == 1 else 0.16
-        if u < market:
-            sweep(f, s, pending)
-        elif u < market + 0.42:
-            cancel(f, s, pending)
-        else:
-            add(f, s, pending)
-    pending[f.tail - 1].flags |= EVENT_END
-    tell_touch(f, s, pending)
-    advance(s)
-
-
-@kernel
-def earliest(streams):
-    """Index of the stream whose message is due first; of equals the lowest."""
-    found = 0
-    for i in range(1, len(streams)):
-        if streams[i].due_ns < streams[found].due_ns:
-            found = i
-    return found
-
-
-@kernel
-def generate(out, feed, streams, pending, ids, source_id):
-    """Fill all of `out`, zeroed slots, with the next rows; goes on where the last call stopped."""
-    f = feed[0]
-    for n in range(len(out)):
-        if f.head == f.tail:
-            f.stream = earliest(streams)
-            make_message(f, streams[f.stream], pending)
-        p = pending[f.head]
-        f.head += 1
-        r = out[n]
-        r.ts_event_ns = f.ts_event_ns
-        r.ts_recv_ns = f.ts_recv_ns
-        r.instrument_id = ids[f.stream]
-        r.source_id = source_id
-        r.kind = p.kind
-        r.flags = p.flags
-        r.side = p.side
-        r.price_ticks = p.price_ticks
-        r.qty_lots = p.qty_lots
-        if p.kind == QUOTE:
-            r.ask_ticks = p.ask_ticks
-            r.ask_lots = p.ask_lots
-        elif p.kind != TRADE:
-            r.action = SET
-            r.prev_seq = p.venue_seq - 1
-            r.first_seq = p.venue_seq
-        r.venue_seq = p.venue_seq
-        r.origin = f.rows
-        f.rows += 1
+    def write(self, out: Rows, rows_max: int, rows_left: int, ids: NDArray[np.uint32], source_id: int) -> int:
+        """Rows of the next messages, written at the front of `out` (zeroed, at least PENDING_ROWS long); 0 when none fits."""
+        assert len(out) >= max(rows_max, PENDING_ROWS)
+        return int(generate(out, rows_max, rows_left, self.feed, self.streams, self.pending, ids, source_id))
 
 
 def synthetic_instruments(count: int) -> tuple[Instrument, ...]:
@@ -388,54 +57,45 @@ def synthetic_instruments(count: int) -> tuple[Instrument, ...]:
     if not 1 <= count <= INSTRUMENTS_MAX:
         raise ValueError(f"synthetic feed has 1 to {INSTRUMENTS_MAX} instruments, not {count}")
     return tuple(
-        Instrument(ascii_uppercase[i] * 3, "synthetic", Decimal(_PRESETS[i % 3][0]), Decimal(_PRESETS[i % 3][1]))
-        for i in range(count)
+        Instrument(letter * 3, "synthetic", Decimal(_PRESETS[i % 3][0]), Decimal(_PRESETS[i % 3][1]))
+        for i, letter in enumerate(ascii_uppercase[:count])
     )
 
 
-class SyntheticFeed:
-    """`rows` records of made-up order flow in `instruments` instruments, the same for the same seed.
-
-    Iterating ends after `rows`, if need be in the middle of a message; `chunks` called again goes on, it does not start over.
-    """
-
-    name = "synthetic"
+class SyntheticFeed(Feed):
+    """At most `rows` records of made-up order flow in `instruments` instruments; a message that would go beyond is left out."""
 
     def __init__(self, seed: int, rows: int, instruments: int = 3, start_ns: int = START_NS) -> None:
         """`seed` in 0..2**64-1, `rows` >= 0; raises ValueError outside."""
         if not 0 <= seed < 2**64 or rows < 0:
-            raise ValueError(f"synthetic feed: seed {seed} must fit 64 unsigned bits and rows {rows} must not be negative")
-        self.instruments = synthetic_instruments(instruments)
-        self.rows = rows
-        self.counters: dict[str, int] = {}  # a generator has nothing to refuse
-        self._source_id = FEED_BASE
-        self._ids = np.arange(instruments, dtype=np.uint32)
-        self._feed = np.zeros(1, FEED)
-        self._pending = np.zeros(PENDING_ROWS, PENDING)
-        self._streams = np.zeros(instruments, STREAM)
-        for i, s in enumerate(self._streams):
-            _, _, home, lots, rate = _PRESETS[i % 3]
-            s["rng"] = (seed + (i + 1) * 0xD1342543DE82EF95) % 2**64  # an odd stride other than the generator's own
-            s["due_ns"] = start_ns + i
-            s["base_rate"], s["lots"], s["home"], s["anchor"] = rate, lots, home, home
-            s["regime"], s["regime_left"], s["phase_left"] = 1, 1000, 300
-            s["best"] = (home, home + 1)
+            raise ValueError(f"synthetic feed: seed {seed} is not in 0..2**64-1, or rows {rows} is negative")
+        self.seed, self.rows, self.start_ns = seed, rows, start_ns
+        super().__init__("synthetic", synthetic_instruments(instruments))
 
-    @property
-    def lines(self) -> int:
-        """Rows made so far: the `origin` of the next one."""
-        return int(self._feed[0]["rows"])
+    def restart(self) -> None:
+        super().restart()
+        self.state = SyntheticState(self.seed, len(self.instruments), self.start_ns)
 
-    def bind(self, ids: Sequence[int], source_id: int) -> None:
-        """Say which `instrument_id` each of `instruments` has in the line, and which source this feed is."""
-        if len(ids) != len(self.instruments):
-            raise ValueError(f"synthetic feed has {len(self.instruments)} instruments, got {len(ids)} ids")
-        self._ids = np.array(ids, np.uint32)
-        self._source_id = source_id
+    def chunks(self, rows_max: int) -> Iterator[Rows]:
+        self.restart()
+        while True:
+            out = empty(max(rows_max, PENDING_ROWS))
+            made = self.state.write(out, rows_max, self.rows - self.lines, self.ids, self.source_id)
+            if not made:
+                return
+            self.lines += made
+            self.messages = int(self.state.feed[0]["messages"])
+            yield out[:made]
 
-    def chunks(self, rows_max: int) -> Iterator[np.ndarray[Any, Any]]:
-        """Arrays of REC, each of 1..rows_max rows and the caller's to keep, until `rows` have been made."""
-        while self.lines < self.rows:
-            out = empty(min(rows_max, self.rows - self.lines))
-            generate(out, self._feed, self._streams, self._pending, self._ids, self._source_id)
-            yield out
+    def receive_times(self) -> NDArray[np.int64]:
+        state = SyntheticState(self.seed, len(self.instruments), self.start_ns)
+        times = np.empty(self.rows, np.int64)
+        n = 0
+        while n < self.rows:
+            out = empty(_TIMES_ROWS)
+            made = state.write(out, _TIMES_ROWS, self.rows - n, self.ids, self.source_id)
+            if not made:
+                break
+            times[n : n + made] = out["ts_recv_ns"][:made]
+            n += made
+        return times[:n]

@@ -1,0 +1,66 @@
+# Every target sets up what it needs: .venv in this folder with the pinned packages, once; a second call starts at once.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+SETUP := .venv/.installed
+# What runs kernels a second time with every index checked.
+BOUNDS_TESTS := tests/unit tests/property
+BENCHES := $(patsubst perf/%.py,perf.%,$(wildcard perf/bench_*.py))
+
+# Runs $(2) as the step named $(1) and says how long it took.
+step = @echo "== $(1)"; began=$$(date +%s); $(2); echo "== $(1): $$(($$(date +%s) - began)) s"
+
+.NOTPARALLEL:
+.PHONY: help setup demo test lint unit bounds bench peers long lock clean
+help:
+	@echo "make demo | test | lint | bench | peers | long | lock | clean"
+
+setup: $(SETUP)
+$(SETUP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Tickline needs Python 3.11 or later; set PYTHON=" >&2; exit 1; }
+	$(call step,venv,test -x $(BIN)/python || $(PYTHON) -m venv .venv)
+	$(call step,packages,$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt setuptools; \
+	  $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev$(comma)store]')
+	@touch $@
+comma := ,
+
+demo: $(SETUP)
+	@$(BIN)/tickline demo
+
+# Fails at the first step that does.
+test: lint unit bounds bench
+
+lint: $(SETUP)
+	$(call step,ruff,$(BIN)/ruff check .)
+	$(call step,mypy,$(BIN)/mypy)
+	$(call step,imports,$(BIN)/lint-imports)
+
+unit: $(SETUP)
+	$(call step,tests,$(BIN)/python -m pytest -q)
+
+bounds: $(SETUP)
+	$(call step,tests with checked indices,NUMBA_BOUNDSCHECK=1 $(BIN)/python -m pytest -q $(BOUNDS_TESTS))
+
+# The small size of each benchmark: it verifies its result, so that it cannot rot.
+bench: $(SETUP)
+	$(call step,benchmarks,for name in $(BENCHES); do echo "-- $$name"; $(BIN)/python -m $$name --small; done)
+
+peers: $(SETUP)
+	@$(BIN)/python -m perf.pipeline_peers
+
+long: $(SETUP)
+	@TICKLINE_LONG=1 $(BIN)/python -m pytest -q -m long
+
+# Pins what a fresh environment resolves to today.
+lock:
+	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; $(PYTHON) -m venv "$$folder"; \
+	"$$folder/bin/pip" install -q 'setuptools>=77'; "$$folder/bin/pip" install -q --no-build-isolation '.[dev,store]'; \
+	{ head -1 constraints.txt; "$$folder/bin/pip" freeze --all | grep -Ev '^(pip|tickline)( @ |==)'; } > "$$folder/pins"; \
+	cp "$$folder/pins" constraints.txt
+
+# Runs stay: they are the record.
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find engine handlers transport perf tests -name __pycache__ -type d -prune -exec rm -rf {} +

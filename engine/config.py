@@ -1,0 +1,320 @@
+"""The configuration: one frozen tree, read once at start, handed to the parts branch by branch.
+
+A value comes from a flag, else the environment (`TICKLINE__SECTION__KEY`), else the file, else the default below, and `resolve`
+says which. `dump` writes the tree as TOML that reads back to the same tree; without origins that text is canonical, so its hash
+names the configuration of a run. This module loads no kernel: a wrong key is told before anything is compiled.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from engine.errors import ConfigError
+from engine.layered import OFF, Layers, from_environment, read_file, struct_in
+from transport.instruments import Instrument, plain
+
+ENV_PREFIX = "TICKLINE"
+BUILTIN_STRATEGIES = ("momentum", "mean_reversion")
+MONEY_MAX = 2**62  # half of what int64 holds, so that the sum of two amounts within it cannot wrap
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$", max_length=64)]
+Params = dict[str, int | float]
+Micros = Annotated[int, Meta(ge=0, le=86_400_000_000)]  # up to a day
+MicrosBack = Annotated[int, Meta(ge=1, le=86_400_000_000)]  # a way back takes time: what answers follows its cause
+Millis = Annotated[int, Meta(ge=0, le=86_400_000)]  # up to a day
+Count = Annotated[int, Meta(ge=1, le=2**30)]
+Window = Annotated[int, Meta(ge=1, le=10_000_000)]  # events; more than a busy instrument has in a day
+Core = Annotated[int, Meta(ge=0, le=4095)]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A table of the file; unknown keys are refused."""
+
+
+class LineConfig(Section, frozen=True):
+    """`[line]`: the run itself."""
+
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 1  # any constant: it is in the log, and a run repeats with it
+    line_id: Annotated[int, Meta(ge=0, le=65535)] = 1  # 16 bits of an order id; the account's first line
+    timer_interval_ms: Millis = 1000  # a stale feed is noticed within 1 s; 0 = no timer
+    top: Literal["book", "quote"] = "book"  # every recorded venue publishes a book, few a quote beside it
+    latency_sample: Annotated[int, Meta(ge=0, le=2**31)] = 64  # every 64th: reading clocks must not show; 0 = none
+    checkpoint_inputs: Count = 4096  # narrows a divergence to 4,096 inputs for 128 bytes of log
+    log_features: bool = False  # feature rows follow from the input log, and are most of all rows
+
+
+class HeldPosition(Section, frozen=True):
+    """`[[account.positions]]`: what the account holds when the run begins."""
+
+    strategy: Name  # whose it is: positions are kept by strategy
+    instrument: str  # name, `SYMBOL.venue`
+    lots: Annotated[int, Meta(ge=-(2**62), le=2**62)]  # signed
+    price: Decimal  # average paid; it may be below 0, as spreads are
+
+
+class AccountConfig(Section, frozen=True):
+    """`[account]`: the money a run begins with and what trading costs."""
+
+    currency: Annotated[str, Meta(pattern=r"^[A-Z0-9]{2,12}$")] = "USDT"  # what the recorded perpetuals settle in
+    cash: Decimal = Decimal(1_000_000)  # a round paper account, a tenth of the default notional limit
+    money_decimals: Annotated[int, Meta(ge=0, le=12)] = 8  # venues of coins settle in 1e-8
+    maker_fee_bp: Decimal = Decimal(2)  # entry tier of the large perpetual venues; below 0 is a rebate
+    taker_fee_bp: Decimal = Decimal(5)  # same tier
+    at_end: Literal["mark", "flatten"] = "mark"  # open positions are valued, no trade is invented at the last record
+    positions: tuple[HeldPosition, ...] = ()
+
+
+class LatencyConfig(Section, frozen=True):
+    """`[latency]`: modelled delays between line and exchange; a jitter is a seeded uniform draw from 0 to its value, added."""
+
+    order_out_us: Micros = 1000  # 1 ms: a server in the venue's region, not in its rack
+    order_out_jitter_us: Micros = 0  # constant: two runs differ only in what was changed
+    report_back_us: MicrosBack = 1000  # the same way back; >= 1: a report follows its cause
+    report_back_jitter_us: Micros = 0  # as above
+
+
+class FeaturesConfig(Section, frozen=True):
+    """`[features]`: windows in events of the instrument, exponentially weighted."""
+
+    ema_fast: Window = 50  # about 5 s of a book published every 100 ms
+    ema_slow: Window = 200  # four times the fast, the usual ratio of a crossover
+    volatility_window: Window = 200  # as the slow average, so that both turn over together
+    imbalance_depth: Annotated[int, Meta(ge=1, le=32)] = 1  # levels a side; the best one says most
+    bar_interval_s: Annotated[int, Meta(ge=1, le=86_400)] = 60  # the minute bar
+
+
+class RiskConfig(Section, frozen=True):
+    """`[risk]`: limits checked for every child order; "off" where a limit may be absent."""
+
+    position_max: Decimal | None = None  # an instrument's, in quantity; off: none suits both a coin and a future
+    notional_max: Decimal = Decimal(10_000_000)  # an instrument, account currency; ten times the default cash
+    notional_total_max: Decimal = Decimal(100_000_000)  # all instruments: ten at their limit
+    price_collar_bp: Annotated[int, Meta(ge=1, le=1_000_000)] = 500  # 5 % off the top of book is a mistake, not a price
+    orders_per_second_max: Count = 1000  # above any strategy shipped, below a runaway loop
+    orders_burst: Count = 1000  # one second's worth at once
+    stale_data_ms: Millis = 5000  # fifty missed updates of a 100 ms book; 0 = never stale
+    duplicate_window_us: Micros = 0  # off: two equal orders of two strategies are no mistake
+    open_orders_max: Annotated[int, Meta(ge=1, le=65536)] = 256  # of a strategy; above venues' own 200 an instrument
+
+
+class StrategyConfig(Section, frozen=True):
+    """`[[strategy]]`: one strategy and what it trades."""
+
+    name: Name
+    path: str  # a built-in, or "FILE.py:FUNCTION" with FILE beside the configuration file
+    instruments: tuple[str, ...] = ("*",)  # names `SYMBOL.venue`, or "*" for all of the tape
+    params: Params = {}  # the strategy knows its own defaults
+    scope: Literal["instrument", "strategy"] = "instrument"  # one state per instrument: the usual shape of a signal
+
+
+class JournalConfig(Section, frozen=True):
+    """`[journal]`: how the input log is kept."""
+
+    durability: Literal["write", "fsync"] = "write"  # survives a killed process; fsync survives a power loss
+    embed: bool = False  # an imported tape is referred to by hash, not copied
+
+
+class RuntimeConfig(Section, frozen=True):
+    """`[runtime]`: where the line runs; nothing here may change a decision."""
+
+    placement: Literal["fused", "split", "staged"] = "fused"  # fewest hops, best on few cores
+    cores: tuple[Core, ...] = ()  # empty: not pinned, right for a machine shared with others
+    chunk_rows: Annotated[int, Meta(ge=1, le=2**24)] = 65536  # 8 MiB of records, well under the 50 ms a kernel may run
+
+
+class Config(Section, frozen=True):
+    """Everything a run is told, apart from the tape."""
+
+    line: LineConfig = LineConfig()
+    account: AccountConfig = AccountConfig()
+    latency: LatencyConfig = LatencyConfig()
+    features: FeaturesConfig = FeaturesConfig()
+    risk: RiskConfig = RiskConfig()
+    journal: JournalConfig = JournalConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+    instrument: tuple[Instrument, ...] = ()  # used instead of what the tape's prices suggest
+    strategy: tuple[StrategyConfig, ...] = ()
+
+
+def resolve(
+    path: Path | str | None, flags: Mapping[str, Any] | None = None, env: Mapping[str, str] | None = None
+) -> tuple[Config, dict[str, str]]:
+    """(configuration, dotted key -> origin) of a TOML file (None: none), flags by dotted key (None values are skipped) and `env`.
+
+    An origin is "default", "FILE:line", "env NAME" or "flag". Raises ConfigError with a line for each problem.
+    """
+    document, given = read_file(Path(path)) if path is not None else ({}, {})
+    layers = Layers(document, given, str(path) if path is not None else None)
+    for key, (text, origin) in from_environment(env or {}, ENV_PREFIX).items():
+        layers.put(key, text, origin)
+    for key, value in (flags or {}).items():
+        if value is not None:
+            layers.put(key, value, "flag")
+    config = layers.struct(Config, layers.document, "")
+    if config is not None and not layers.problems:
+        layers.problems += [f"{key}: {what} ({layers.origin(key)})" for key, what in _contradictions(config)]
+    if config is None or layers.problems:
+        raise ConfigError("\n".join(layers.problems))
+    return config, layers.origins
+
+
+def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
+    """(key, what is wrong) of values that are each allowed and do not go together."""
+    if config.features.ema_fast >= config.features.ema_slow:
+        yield "features.ema_fast", f"{config.features.ema_fast} must be below ema_slow, {config.features.ema_slow}"
+    if len(set(config.runtime.cores)) < len(config.runtime.cores):
+        yield "runtime.cores", "a core is named twice"
+    yield from _wrong_money(config)
+    yield from _wrong_instruments(config.instrument)
+    yield from _wrong_strategies(config.strategy)
+    yield from _wrong_positions(config)
+
+
+def _wrong_money(config: Config) -> Iterator[tuple[str, str]]:
+    account, risk = config.account, config.risk
+    unit = Decimal(1).scaleb(-account.money_decimals)
+    amounts = (("account.cash", account.cash), ("risk.notional_max", risk.notional_max))
+    for key, amount in (*amounts, ("risk.notional_total_max", risk.notional_total_max)):
+        if amount <= 0:
+            yield key, f"{amount} must be above 0"
+        elif amount >= MONEY_MAX * unit:
+            yield (
+                key,
+                f"{amount} overflows: with {account.money_decimals} money_decimals it must be below {MONEY_MAX * unit}",
+            )
+        elif amount % unit:
+            yield key, f"{amount} is finer than {account.money_decimals} money_decimals"
+    if risk.notional_max > risk.notional_total_max:
+        yield "risk.notional_max", f"{risk.notional_max} is above notional_total_max, {risk.notional_total_max}"
+    if risk.position_max is not None and risk.position_max <= 0:
+        yield "risk.position_max", f'{risk.position_max} must be above 0, or "{OFF}"'
+    yield from _wrong_fees(account)
+    held = [(p.strategy, p.instrument) for p in account.positions]
+    for i, position in enumerate(account.positions):
+        if held.index((position.strategy, position.instrument)) < i:
+            yield f"account.positions.{i}.instrument", f"{position.instrument} has a position above already"
+        if not position.lots:
+            yield f"account.positions.{i}.lots", "a position of 0 lots is none"
+
+
+def _wrong_fees(account: AccountConfig) -> Iterator[tuple[str, str]]:
+    for key, fee in (("account.maker_fee_bp", account.maker_fee_bp), ("account.taker_fee_bp", account.taker_fee_bp)):
+        if abs(fee) > 1000:
+            yield key, f"{fee} is above 1000 bp, a tenth of the trade"
+        elif fee % Decimal("0.0001"):
+            yield key, f"{fee} is finer than 0.0001 bp"
+    if account.taker_fee_bp < 0:
+        yield "account.taker_fee_bp", f"{account.taker_fee_bp} must not be below 0"
+    elif account.maker_fee_bp + account.taker_fee_bp < 0:
+        yield (
+            "account.maker_fee_bp",
+            f"a rebate of {-account.maker_fee_bp} above the taker fee pays for trading with oneself",
+        )
+
+
+def _wrong_positions(config: Config) -> Iterator[tuple[str, str]]:
+    positions = config.account.positions
+    held = [(p.instrument, p.strategy) for p in positions]
+    strategies = [s.name for s in config.strategy]
+    for n, position in enumerate(positions):
+        if held.index((position.instrument, position.strategy)) < n:
+            yield (
+                f"account.positions.{n}.instrument",
+                f"{position.strategy} has a position in {position.instrument} above",
+            )
+        if not position.lots:
+            yield f"account.positions.{n}.lots", "a position of 0 lots is none"
+        if position.strategy not in strategies:
+            yield (
+                f"account.positions.{n}.strategy",
+                f"no strategy {position.strategy}; there are: {', '.join(strategies)}",
+            )
+
+
+def _wrong_instruments(instruments: tuple[Instrument, ...]) -> Iterator[tuple[str, str]]:
+    names = [i.name for i in instruments]
+    for n, instrument in enumerate(instruments):
+        for key in ("tick", "lot", "multiplier"):
+            if getattr(instrument, key) <= 0:
+                yield f"instrument.{n}.{key}", f"{getattr(instrument, key)} must be above 0"
+        if instrument.book not in ("l2", "l3"):
+            yield f"instrument.{n}.book", f'"{instrument.book}" is neither l2 nor l3'
+        if names.index(instrument.name) < n:
+            yield f"instrument.{n}.symbol", f"{instrument.name} is described above already"
+
+
+def _wrong_strategies(strategies: tuple[StrategyConfig, ...]) -> Iterator[tuple[str, str]]:
+    names = [s.name for s in strategies]
+    for n, strategy in enumerate(strategies):
+        if names.index(strategy.name) < n:
+            yield f"strategy.{n}.name", f"{strategy.name} is the name of another strategy"
+        if strategy.path not in BUILTIN_STRATEGIES and not re.fullmatch(r".+\.py:[A-Za-z_]\w*", strategy.path):
+            choices = ", ".join(BUILTIN_STRATEGIES)
+            yield f"strategy.{n}.path", f'"{strategy.path}" is neither FILE.py:FUNCTION nor a built-in ({choices})'
+        if not strategy.instruments:
+            yield f"strategy.{n}.instruments", 'names no instrument; "*" is all'
+        elif "*" in strategy.instruments and len(strategy.instruments) > 1:
+            yield f"strategy.{n}.instruments", 'has names beside "*"'
+
+
+def dump(config: Config, origins: Mapping[str, str] | None = None) -> str:
+    """The tree as TOML, each value's origin in a comment; without `origins` the canonical text, equal for equal trees."""
+    out: list[str] = []
+    _dump_table(config, "", "", origins or {}, out)
+    return "\n".join(out).lstrip("\n") + "\n"
+
+
+def _dump_table(table: msgspec.Struct, header: str, at: str, origins: Mapping[str, str], out: list[str]) -> None:
+    """Plain values first: in TOML a key after a sub-table's header would belong to that."""
+    later: list[tuple[str, Any]] = []
+    for field in msgspec.structs.fields(table):
+        name, value = field.name, getattr(table, field.name)
+        if struct_in(field.type) or isinstance(value, dict):
+            later.append((name, value))
+        else:
+            _dump_value(name, value, f"{at}.{name}", origins, out)
+    for name, value in later:
+        title, key = (f"{header}.{name}", f"{at}.{name}") if at else (name, name)
+        if isinstance(value, tuple):
+            for i, entry in enumerate(value):
+                out.append(f"\n[[{title}]]")
+                _dump_table(entry, title, f"{key}.{i}", origins, out)
+        elif isinstance(value, msgspec.Struct):
+            out.append(f"\n[{title}]")
+            _dump_table(value, title, key, origins, out)
+        elif value:
+            out.append(f"\n[{title}]")
+            for param, number in sorted(value.items()):
+                _dump_value(param, number, f"{key}.{param}", origins, out)
+
+
+def _dump_value(name: str, value: Any, key: str, origins: Mapping[str, str], out: list[str]) -> None:
+    bare = name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _quoted(name)
+    origin = origins.get(key)
+    out.append(f"{bare} = {_toml(value)}" + (f"  # {origin}" if origin else ""))
+
+
+def _toml(value: Any) -> str:
+    if value is None:
+        return f'"{OFF}"'
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return _quoted(value)
+    if isinstance(value, Decimal):
+        return plain(value)
+    if isinstance(value, tuple):
+        return f"[{', '.join(_toml(v) for v in value)}]"
+    return repr(value)
+
+
+def _quoted(text: str) -> str:
+    """A TOML basic string: JSON's, and DEL escaped too."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,22 @@
+"""Errors of running the line.
+
+    EngineError
+    ├── LineStopped   a strategy broke its contract; the journal is whole up to that input; never retriable
+    └── ConfigError   the configuration cannot be used as it stands; never retriable, the message says what to change
+"""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """Root of this package's errors; `retriable` says whether the same call may succeed later."""
+
+    retriable = False
+
+
+class ConfigError(EngineError):
+    """A key or value of the configuration is wrong; one line of the message per problem, each with where it came from."""
+
+
+class LineStopped(EngineError):
+    """The line stopped at one input because of what a strategy did there."""

@@ -1,0 +1,216 @@
+"""The composition root: the one place that builds the line, from top to bottom as a record passes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.config import Config
+from engine.errors import ConfigError
+from engine.loops import CONTROL, DECIDING, LOG_ROWS, STAGES, Line, Logs, Scratch
+from engine.observe.histogram import HISTOGRAM
+from handlers.domain.book import new_markets
+from handlers.domain.queue import NEVER, push_first
+from handlers.domain.terms import new_terms
+from handlers.features import stage as features
+from handlers.ingest.sequencer import Sequencer, new_sequencer
+from handlers.orders import stage as orders
+from handlers.orders.brokers.paper import new_paper
+from handlers.risk import stage as risk
+from handlers.risk.checks import LIMITS, LINE_LIMITS
+from handlers.signals import stage as signals
+from handlers.signals.errors import StrategyError
+from handlers.signals.loading import LoadedStep, compile_step, new_state
+from transport.instruments import Instrument
+from transport.records import (
+    BY_INGEST, COMMAND, EVENT_END, INSTRUMENT, NO_INSTRUMENT, SET_CASH, SET_POSITION, START, empty,
+)  # fmt: skip
+
+UNLIMITED = 2**62
+
+
+@dataclass
+class Strategy:
+    """A strategy in the line: its number (from 1), its compiled step, a state per instrument, its parameters."""
+
+    name: str
+    number: int
+    loaded: LoadedStep
+    instruments: list[int]
+    states: np.ndarray[Any, Any]
+    params: np.ndarray[Any, Any]
+
+
+@dataclass
+class Built:
+    """A line ready to run, and what must live as long as it does."""
+
+    line: Line
+    instruments: tuple[Instrument, ...]
+    strategies: list[Strategy]
+    terms: np.ndarray[Any, Any]
+
+
+def load_strategies(config: Config, instruments: Sequence[Instrument], base: Path) -> list[Strategy]:
+    """Compile every strategy of the configuration; raises StrategyError or ConfigError naming it."""
+    names = {i.name: n for n, i in enumerate(instruments)}
+    found = []
+    for number, wanted in enumerate(config.strategy, start=1):
+        loaded = compile_step(wanted.path, base)
+        if "*" in wanted.instruments:
+            places = list(range(len(instruments)))
+        else:
+            missing = [n for n in wanted.instruments if n not in names]
+            if missing:
+                raise ConfigError(f"strategy {wanted.name}: no instrument {missing[0]!r}; there are {', '.join(names)}")
+            places = sorted(names[n] for n in wanted.instruments)
+        try:
+            params = loaded.handler.pack_params(wanted.params)
+        except ValueError as error:
+            raise StrategyError(f"strategy {wanted.name}: {error}") from error
+        shared = wanted.scope == "strategy"
+        states = new_state(loaded.handler, 1 if shared else max(1, len(places)))
+        found.append(Strategy(wanted.name, number, loaded, places, states, params))
+    return found
+
+
+def _subscriptions(strategies: Sequence[Strategy]) -> list[tuple[Any, ...]]:
+    out = []
+    for s in strategies:
+        handler = s.loaded.handler
+        for k, instrument in enumerate(s.instruments):
+            state = s.states[min(k, len(s.states) - 1)].ctypes.data
+            out.append(
+                (
+                    instrument,
+                    s.number,
+                    s.loaded.address,
+                    state,
+                    s.params.ctypes.data,
+                    handler.rows_max,
+                    handler.depth,
+                    handler.reads,
+                )
+            )
+    return out
+
+
+def money_units(value: Decimal, config: Config, what: str) -> int:
+    """An amount of the base currency in money units; raises ConfigError where it is not a whole number of them."""
+    units = Fraction(value) * 10**config.account.money_decimals
+    if units.denominator != 1 or abs(units) >= UNLIMITED:
+        raise ConfigError(f"{what} = {value} is not a whole number of 1e-{config.account.money_decimals}, or too large")
+    return int(units)
+
+
+def _limits(config: Config, instruments: Sequence[Instrument]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    rules = config.risk
+    limits = np.zeros(max(1, len(instruments)), LIMITS)
+    for row, instrument in zip(limits, instruments, strict=False):
+        limit = rules.position_max
+        row["position_max_lots"] = UNLIMITED if limit is None else int(Fraction(limit) / Fraction(instrument.lot))
+        row["notional_max"] = money_units(rules.notional_max, config, "risk.notional_max")
+        row["qty_max_lots"] = 2**40
+        row["collar_bp"] = rules.price_collar_bp
+        row["stale_ns"] = rules.stale_data_ms * 1_000_000
+    line = np.zeros(1, LINE_LIMITS)
+    line["notional_total_max"] = money_units(rules.notional_total_max, config, "risk.notional_total_max")
+    line["rate"], line["burst"] = rules.orders_per_second_max, rules.orders_burst
+    line["duplicate_ns"] = rules.duplicate_window_us * 1000
+    line["open_orders_max"] = rules.open_orders_max
+    return limits, line
+
+
+def build_line(config: Config, instruments: Sequence[Instrument], feeds: int, epoch: int, base: Path) -> Built:
+    """The whole line for one thread: INGEST, FEATURES, SIGNALS, RISK, ORDERS and the paper exchange, all memory taken."""
+    if len(instruments) > features.INSTRUMENTS_MAX:
+        raise ConfigError(f"{len(instruments)} instruments; a line takes at most {features.INSTRUMENTS_MAX}")
+    n = len(instruments)
+    account, wait, f = config.account, config.latency, config.features
+    terms = new_terms(instruments, account.money_decimals, account.maker_fee_bp, account.taker_fee_bp)
+    sequencer = new_sequencer(feeds, n, config.line.timer_interval_ms * 1_000_000, epoch, account.at_end == "flatten")
+    markets, books = new_markets([i.book == "l3" for i in instruments])
+    strategies = load_strategies(config, instruments, base)
+    limits, line_limits = _limits(config, instruments)
+    line = Line(
+        control=np.zeros(1, CONTROL),
+        sequencer=sequencer,
+        markets=markets,
+        books=books,
+        features=features.new_features(
+            n, f.ema_fast, f.ema_slow, f.volatility_window, f.bar_interval_s * 10**9, config.line.top == "quote",
+            config.line.checkpoint_inputs,
+        ),
+        signals=signals.new_signals(_subscriptions(strategies), n),
+        risk=risk.new_risk(limits, line_limits, len(strategies), terms),
+        orders=orders.new_orders(len(strategies), n, terms),
+        paper=new_paper(
+            n, terms, empty(2), wait.order_out_us * 1000, wait.order_out_jitter_us * 1000, wait.report_back_us * 1000,
+            wait.report_back_jitter_us * 1000, config.line.seed,
+        ),
+        logs=Logs(np.zeros(len(DECIDING), np.int64), *(empty(LOG_ROWS) for _ in DECIDING)),
+        scratch=Scratch(
+            empty(1), empty(features.ROWS_MAX), empty(signals.OUT_ROWS), empty(risk.OUT_ROWS), empty(orders.OUT_ROWS)
+        ),
+        kinds=np.zeros(256, np.int64),
+        histograms=np.zeros(len(STAGES), HISTOGRAM),
+    )  # fmt: skip
+    line.control["sample_mask"] = _mask(config.line.latency_sample)
+    line.control["log_features"] = config.line.log_features
+    line.control["until_ns"] = NEVER
+    return Built(line, tuple(instruments), strategies, terms)
+
+
+def _mask(sample: int) -> int:
+    """Low bits of `seq` that are zero on a timed input: every `sample`-th, rounded up to a power of two; 0 times one in 2**62."""
+    return (1 << (sample - 1).bit_length()) - 1 if sample else 2**62 - 1
+
+
+def sequence_first_words(built: Built, config: Config, first_ns: int, config_id: int, instruments_id: int) -> None:
+    """Queue what the input log begins with, due at the first record's time: START, the instruments, cash, positions."""
+    commands = built.line.sequencer.commands
+    row = empty(1)
+
+    def say(kind: int, instrument: int = NO_INSTRUMENT, **fields: int) -> None:
+        row.view(np.uint8)[:] = 0
+        first = row[0]
+        first["kind"], first["flags"], first["source_id"], first["parts"] = kind, EVENT_END, BY_INGEST, 1
+        first["instrument_id"], first["ts_recv_ns"] = instrument, first_ns
+        for name, value in fields.items():
+            first[name] = value
+        push_first(commands, row, first_ns)
+
+    say(START, config_id=config_id, instruments_id=instruments_id, seed=config.line.seed, line_id=config.line.line_id)
+    for number, instrument in enumerate(built.instruments):
+        tick, lot, terms = _parts(instrument.tick), _parts(instrument.lot), built.terms[number]
+        say(
+            INSTRUMENT, number, blob_id=instruments_id, tick_mantissa=tick[0], tick_exponent=tick[1], lot_mantissa=lot[0],
+            lot_exponent=lot[1], notional_num=int(terms["num"]), notional_den=int(terms["den"]),
+        )  # fmt: skip
+    say(COMMAND, action=SET_CASH, amount=money_units(config.account.cash, config, "account.cash"))
+    names = {i.name: n for n, i in enumerate(built.instruments)}
+    numbers = {s.name: s.number for s in built.strategies}
+    for held in config.account.positions:
+        if held.instrument not in names or held.strategy not in numbers:
+            raise ConfigError(f"account.positions: no instrument {held.instrument!r} or no strategy {held.strategy!r}")
+        number = names[held.instrument]
+        ticks = built.instruments[number].price_ticks(held.price)
+        worth = Fraction(ticks * held.lots) * Fraction(int(built.terms[number]["num"]), int(built.terms[number]["den"]))
+        say(COMMAND, number, action=SET_POSITION, qty_lots=held.lots, basis=round(worth), strategy_id=numbers[held.strategy])
+
+
+def _parts(value: Decimal) -> tuple[int, int]:
+    _, digits, exponent = value.as_tuple()
+    assert isinstance(exponent, int)
+    return int("".join(map(str, digits))), exponent
+
+
+def sequencer_of(built: Built) -> Sequencer:
+    """The line's way in."""
+    return built.line.sequencer

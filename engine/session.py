@@ -1,0 +1,153 @@
+"""One run of the line on this thread over feeds in memory: windows in, batches out, slice by slice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from engine.errors import LineStopped
+from engine.journaling import Batch, Rows, Window
+from engine.line import Built
+from engine.loops import DECIDING, DONE, FAULT, LOGS_FULL, PACED, SLICE_OVER, WANTS_WINDOW, run_fused
+from handlers.domain.queue import NEVER
+from handlers.ingest.sequencer import open_window, start_timers
+from handlers.signals.stage import STAGE_FULL, STEP_ENDLESS, STEP_OVERRAN, STEP_RAISED
+from transport.clock import cycles_per_ns
+
+SLICE_NS = 20_000_000  # a loop returns this often, well inside 50 ms, for progress, signals and pacing
+FAULTS = {
+    STEP_RAISED: "raised an error",
+    STEP_OVERRAN: "wrote more rows than it declares (rows_max)",
+    STEP_ENDLESS: "kept asking to be called again on one record",
+    STAGE_FULL: "made more rows on one input than the stage can hold",
+}
+
+
+class Source(Protocol):
+    """What a session reads: arrays of decoded rows in order, each kept by the session until it is used up."""
+
+    def windows(self) -> Iterator[Rows]:
+        """Successive windows; joined they are the feed."""
+        ...
+
+
+@dataclass
+class Intake:
+    """A feed as the session reads it: its windows so far, and the one the sequencer is in."""
+
+    windows: Iterator[Rows]
+    current: Window = field(default_factory=lambda: Window(np.zeros(0, np.uint8), 0))
+    ahead: Rows | None = None
+
+    def begin(self) -> None:
+        self.ahead = next(self.windows, None)
+
+    def turn(self) -> tuple[Rows, int, bool]:
+        """(rows, first row, final) of the next window."""
+        rows = self.ahead
+        assert rows is not None, "a feed that has ended was asked for more"
+        self.ahead = next(self.windows, None)
+        self.current = Window(rows, self.current.first + len(self.current.rows))
+        return rows, self.current.first, self.ahead is None
+
+
+class Session:
+    """Drives `run_fused` over the feeds; `take` receives a Batch whenever there is one."""
+
+    def __init__(self, built: Built, feeds: Sequence[Iterator[Rows]], take: Callable[[Batch], None], speed: float = 0.0) -> None:
+        """`speed` 0 runs as fast as it can, else that many seconds of the feed a second."""
+        self.built = built
+        self.intakes = [Intake(f) for f in feeds]
+        self.take = take
+        self.speed = speed
+        self.rows_done = 0
+        self.first_ns: int | None = None
+        self._began_ns = 0
+
+    def open(self, first_words: Callable[[int], None]) -> None:
+        """Open every feed's first window; `first_words(ns)` queues what the log begins with."""
+        from transport.records import empty
+
+        sequencer = self.built.line.sequencer
+        for number, intake in enumerate(self.intakes):
+            intake.begin()
+            if intake.ahead is None:
+                intake.ahead = empty(0)
+            open_window(sequencer, number, *intake.turn())
+        times = [int(w["key_ns"]) for w in sequencer.windows if w["rows"]]
+        first = min(times) if times else 0
+        self.first_ns = first
+        start_timers(sequencer, first)
+        first_words(first)
+        self._began_ns = time.monotonic_ns()
+
+    def run(self, progress: Callable[[int], None] = lambda inputs: None) -> None:
+        """Run to the end of the feeds; raises LineStopped at the input where a strategy broke its contract."""
+        line = self.built.line
+        ticks = cycles_per_ns()
+        from transport.clock import cycles_now
+
+        while True:
+            if self.speed:
+                line.control["until_ns"] = self._until()
+            why = int(run_fused(line, cycles_now() + int(SLICE_NS * ticks)))
+            if why in (WANTS_WINDOW, LOGS_FULL, DONE, FAULT) or line.sequencer.head[0]["runs"] > 1 << 12:
+                self._hand_over()
+            progress(int(line.sequencer.head[0]["next_seq"]))
+            if why == WANTS_WINDOW:
+                self._refill()
+            elif why == PACED:
+                time.sleep(0.001)
+            elif why == FAULT:
+                raise LineStopped(self._fault())
+            elif why == DONE:
+                return
+            assert why in (SLICE_OVER, WANTS_WINDOW, LOGS_FULL, PACED)
+
+    def _until(self) -> int:
+        assert self.first_ns is not None
+        return min(NEVER, self.first_ns + int((time.monotonic_ns() - self._began_ns) * self.speed) + 1)
+
+    def _refill(self) -> None:
+        sequencer = self.built.line.sequencer
+        for number, intake in enumerate(self.intakes):
+            w = sequencer.windows[number]
+            if w["at"] == w["rows"] and not w["final"]:
+                open_window(sequencer, number, *intake.turn())
+
+    def _hand_over(self) -> None:
+        line = self.built.line
+        head = line.sequencer.head[0]
+        runs, own = int(head["runs"]), int(head["own"])
+        counts = line.logs.counts
+        if not runs and not counts.any():
+            return
+        logs: list[Any] = [getattr(line.logs, name) for name in DECIDING]
+        batch = Batch(
+            line.sequencer.runs[:runs].copy(),
+            line.sequencer.own[:own].copy(),
+            tuple(log[: int(n)].copy() for log, n in zip(logs, counts, strict=True)),
+            [i.current for i in self.intakes],
+        )
+        head["runs"] = head["own"] = 0
+        counts[:] = 0
+        self.take(batch)
+
+    def _fault(self) -> str:
+        line = self.built.line
+        control = line.control[0]
+        sub = line.signals.subs[int(line.signals.failed[0])]
+        strategy = self.built.strategies[int(sub["strategy_id"]) - 1]
+        what = FAULTS[int(control["fault"])]
+        detail = ""
+        if strategy.loaded.errors:
+            error = strategy.loaded.errors[-1]
+            detail = f" ({type(error).__name__}: {error})"
+        return (
+            f"strategy {strategy.name} {what}{detail} at seq {int(control['fault_seq'])}, instrument "
+            f"{self.built.instruments[int(sub['instrument_id'])].name}; the journal is whole up to that input"
+        )

@@ -1,0 +1,267 @@
+"""ORDERS: keeps the life of every order, sends what RISK made, and accounts for what comes back.
+
+    RISK ── ORDER, CANCEL, AMEND ──► order table ──► broker        rows: what was sent, refused, and each position after a fill
+    INPUT ── ACK, REJECT, FILL ────► order table ──► positions     and, at each timer and the end, every position marked to mid
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from handlers.domain import order as life
+from handlers.domain import reasons
+from handlers.domain.book import mid_twice
+from handlers.domain.memory import copy_slot, zero_slot
+from handlers.domain.position import POSITION_STATE, apply_fill, unrealised
+from handlers.domain.rows import stamp
+from handlers.orders.brokers.paper import report, submit
+from transport.compiled import kernel
+from transport.records import (
+    ACCEPTED, ACK, AFTER_FILL, AMEND, AMENDED, AT_END, BY_ORDERS, CANCEL, CANCELLED, COMMAND, END_OF_FEED, FILL, MARKED, ORDER,
+    POSITION, REJECT, SET_CASH, SET_POSITION, TIMER,
+)  # fmt: skip
+
+TABLE_SLOTS = 8192  # open orders a line may have is at most half of this
+OUT_ROWS = 9500  # of one input: a cancel an open order, or a mark an account
+ORDERS_STATE = np.dtype([("cash", "i8"), ("sent", "i8"), ("invalid", "i8"), ("late", "i8"), ("duplicate", "i8")])
+
+
+class OrdersState(NamedTuple):
+    """One ORDERS_STATE, the table of open orders, an account per (strategy, instrument) as in RISK, and a slot to write in."""
+
+    line: np.ndarray
+    table: np.ndarray
+    positions: np.ndarray
+    terms: np.ndarray
+
+
+def new_orders(strategies: int, instruments: int, terms: np.ndarray) -> OrdersState:
+    """Room for every account of the line."""
+    accounts = max(1, strategies) * max(1, instruments)
+    return OrdersState(np.zeros(1, ORDERS_STATE), life.new_table(TABLE_SLOTS), np.zeros(accounts, POSITION_STATE), terms)
+
+
+@kernel(inline=True)
+def concerns_orders(kind):
+    """Inputs that ORDERS does something about without a row of RISK."""
+    return kind == ACK or kind == REJECT or kind == FILL or kind == TIMER or kind == COMMAND
+
+
+@kernel
+def account_of(state, strategy_id, instrument_id):
+    """Index of an account, or -1 when there is none."""
+    instruments = len(state.terms)
+    at = (np.int64(strategy_id) - 1) * instruments + np.int64(instrument_id)
+    return at if strategy_id >= 1 and instrument_id < instruments and at < len(state.positions) else -1
+
+
+@kernel
+def copy_row(source, cause, out, n):
+    """Row `n` is a copy of `source`, stamped as ours."""
+    copy_slot(out[n], source)
+    stamp(out[n], cause, BY_ORDERS, n)
+    out[n].instrument_id = source.instrument_id
+    return n + 1
+
+
+@kernel
+def refuse(state, paper, cause, row, out, n, reason):
+    """An order that cannot be sent: say so here, and to the whole line by a report."""
+    n = copy_row(row, cause, out, n)
+    out[n - 1].kind = REJECT
+    out[n - 1].reason = reason
+    report(paper, row, REJECT, cause.ts_seq_ns, 0, reason, row.price_ticks, row.qty_lots, row.leaves_lots)
+    return n
+
+
+@kernel
+def send_order(state, paper, cause, row, out, n):
+    """Enter an ORDER in the table and send it."""
+    at = life.insert(
+        state.table, row.order_id, row.instrument_id, row.strategy_id, row.side, row.order_type, row.tif, row.price_ticks,
+        row.qty_lots, row.ts_seq_ns,
+    )  # fmt: skip
+    if at < 0:
+        return refuse(state, paper, cause, row, out, n, reasons.TABLE_FULL)
+    life.transition(state.table[at], life.SUBMIT)
+    if not submit(paper, row):
+        life.remove(state.table, at)
+        return refuse(state, paper, cause, row, out, n, reasons.TABLE_FULL)
+    state.line[0].sent += 1
+    return copy_row(row, cause, out, n)
+
+
+@kernel
+def send_change(state, paper, cause, row, out, n):
+    """Send a CANCEL or AMEND of one open order of the strategy that asks."""
+    at = life.find(state.table, row.order_id)
+    if at < 0 or state.table[at].strategy_id != row.strategy_id:
+        n = copy_row(row, cause, out, n)
+        out[n - 1].kind = REJECT
+        out[n - 1].action = row.kind
+        out[n - 1].reason = reasons.UNKNOWN_ORDER
+        return n
+    slot = state.table[at]
+    asked = life.transition(slot, life.CANCEL_REQUEST if row.kind == CANCEL else life.AMEND_REQUEST)
+    if asked != life.APPLY:
+        state.line[0].duplicate += 1
+        return n
+    n = copy_row(row, cause, out, n)
+    sent = out[n - 1]
+    sent.instrument_id, sent.side = slot.instrument_id, slot.side
+    if not submit(paper, sent):
+        life.transition(slot, life.CANCEL_REJECT if row.kind == CANCEL else life.AMEND_REJECT)
+        sent.kind, sent.reason = REJECT, reasons.TABLE_FULL
+    return n
+
+
+@kernel
+def cancel_all(state, paper, cause, out, n):
+    """A CANCEL for every open order, by order id: the table's own order depends on its history."""
+    done = np.int64(-1)
+    while True:
+        best = np.int64(2**62)
+        at = -1
+        for k in range(len(state.table)):
+            slot = state.table[k]
+            if slot.order_id > done and slot.order_id < best and slot.order_id != 0 and slot.leaves_lots > 0:
+                best, at = slot.order_id, k
+        if at < 0:
+            return n
+        done = best
+        slot = state.table[at]
+        if life.transition(slot, life.CANCEL_REQUEST) != life.APPLY:
+            continue
+        row = out[n]
+        zero_slot(row)
+        row.kind = CANCEL
+        stamp(row, cause, BY_ORDERS, n)
+        row.instrument_id, row.strategy_id, row.side = slot.instrument_id, slot.strategy_id, slot.side
+        row.order_id, row.qty_lots, row.leaves_lots, row.price_ticks = best, slot.qty_lots, slot.leaves_lots, slot.price_ticks
+        submit(paper, row)
+        n += 1
+
+
+@kernel
+def position_row(state, account, cause, why, price, twice, out, n):
+    """POSITION row `n` of an account, marked at half of `twice` ticks (0: not marked)."""
+    p = state.positions[account]
+    instruments = len(state.terms)
+    row = out[n]
+    zero_slot(row)
+    row.kind = POSITION
+    stamp(row, cause, BY_ORDERS, n)
+    row.instrument_id = account % instruments
+    row.strategy_id = account // instruments + 1
+    row.action = why
+    row.price_ticks = price
+    row.qty_lots = p.lots
+    row.realised = p.realised
+    row.fee = p.fees
+    row.cost = p.cost
+    if twice > 0:
+        terms = state.terms[account % instruments]
+        row.unrealised = unrealised(p, twice, terms.num, 2 * terms.den)
+    return n + 1
+
+
+@kernel
+def mark_all(state, markets, cause, why, out, n):
+    """A POSITION row for every account that has traded or holds something."""
+    for account in range(len(state.positions)):
+        p = state.positions[account]
+        if p.fills > 0 or p.lots != 0:
+            twice = mid_twice(markets[account % len(state.terms)])
+            n = position_row(state, account, cause, why, twice // 2, twice, out, n)
+    return n
+
+
+@kernel
+def event_of(r):
+    """Which event of the order's life a report is."""
+    if r.kind == FILL:
+        return life.FILL_WHOLE if r.leaves_lots == 0 else life.PARTIAL_FILL
+    if r.kind == REJECT:
+        if r.action == CANCEL:
+            return life.CANCEL_REJECT
+        return life.AMEND_REJECT if r.action == AMEND else life.REJECT_NEW
+    if r.action == ACCEPTED:
+        return life.ACCEPT
+    if r.action == CANCELLED:
+        return life.CANCEL_ACK
+    return life.AMEND_ACK if r.action == AMENDED else life.EXPIRE
+
+
+@kernel
+def handle_report(state, markets, r, out, n):
+    """Fold a report: the order's life first, then money. A fill is never lost, whatever state its order is in."""
+    line = state.line[0]
+    at = life.find(state.table, r.order_id)
+    if at >= 0:
+        slot = state.table[at]
+        disposition = life.transition(slot, event_of(r))
+        if disposition == life.DUPLICATE:
+            line.duplicate += 1
+            return n
+        if disposition == life.INVALID:
+            line.invalid += 1
+            n = copy_row(r, r, out, n)
+            out[n - 1].kind = REJECT
+            out[n - 1].reason = reasons.INVALID_TRANSITION
+            return n
+        if r.kind == FILL:
+            slot.filled_lots += r.qty_lots
+            slot.leaves_lots = r.leaves_lots
+        elif r.kind == ACK and r.action == AMENDED:
+            slot.leaves_lots = r.leaves_lots
+            slot.price_ticks = r.price_ticks
+        if life.is_terminal(slot.state):
+            life.remove(state.table, at)
+    elif r.kind == FILL:
+        line.late += 1
+    account = account_of(state, r.strategy_id, r.instrument_id)
+    if r.kind == FILL and account >= 0:
+        apply_fill(state.positions[account], r.side, r.qty_lots, abs(r.cash), r.fee)
+        line.cash += r.cash - r.fee
+        twice = mid_twice(markets[np.int64(r.instrument_id)])
+        n = position_row(state, account, r, AFTER_FILL, r.price_ticks, twice, out, n)
+        out[n - 1].order_id = r.order_id
+    return n
+
+
+@kernel
+def handle_command(state, markets, r, out):
+    """Cash and positions to start from; the marks at the end."""
+    if r.action == SET_CASH:
+        state.line[0].cash = r.amount
+    elif r.action == SET_POSITION:
+        account = account_of(state, r.strategy_id, r.instrument_id)
+        if account >= 0:
+            state.positions[account].lots = r.qty_lots
+            state.positions[account].cost = r.basis
+    elif r.action == END_OF_FEED:
+        return mark_all(state, markets, r, AT_END, out, 0)
+    return 0
+
+
+@kernel
+def step_orders(state, paper, markets, r, rows, count, out):
+    """Rows of one input: the report, command or timer itself, then what RISK made of the same `seq`."""
+    n = 0
+    if r.kind == TIMER:
+        n = mark_all(state, markets, r, MARKED, out, 0)
+    elif r.kind == COMMAND:
+        n = handle_command(state, markets, r, out)
+    elif concerns_orders(r.kind):
+        n = handle_report(state, markets, r, out, n)
+    for j in range(count):
+        row = rows[j]
+        if row.kind == ORDER:
+            n = send_order(state, paper, r, row, out, n)
+        elif row.kind == CANCEL and row.order_id == 0:
+            n = cancel_all(state, paper, r, out, n)
+        elif row.kind == CANCEL or row.kind == AMEND:
+            n = send_change(state, paper, r, row, out, n)
+    return n
