@@ -196,12 +196,6 @@ def _wrong_money(config: Config) -> Iterator[tuple[str, str]]:
     if risk.position_max is not None and risk.position_max <= 0:
         yield "risk.position_max", f'{risk.position_max} must be above 0, or "{OFF}"'
     yield from _wrong_fees(account)
-    held = [(p.strategy, p.instrument) for p in account.positions]
-    for i, position in enumerate(account.positions):
-        if held.index((position.strategy, position.instrument)) < i:
-            yield f"account.positions.{i}.instrument", f"{position.instrument} has a position above already"
-        if not position.lots:
-            yield f"account.positions.{i}.lots", "a position of 0 lots is none"
 
 
 def _wrong_fees(account: AccountConfig) -> Iterator[tuple[str, str]]:

@@ -1,8 +1,8 @@
 """Errors of running the line.
 
-    EngineError
-    ├── LineStopped   a strategy broke its contract; the journal is whole up to that input; never retriable
-    └── ConfigError   the configuration cannot be used as it stands; never retriable, the message says what to change
+EngineError
+├── LineStopped   a strategy broke its contract; the journal is whole up to that input; never retriable
+└── ConfigError   the configuration cannot be used as it stands; never retriable, the message says what to change
 """
 
 from __future__ import annotations

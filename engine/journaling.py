@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -111,6 +111,16 @@ def decision_hash(hashes: dict[str, str]) -> str:
     return hashlib.sha256("".join(f"{s} {hashes[s]}\n" for s in DECIDING).encode()).hexdigest()
 
 
+class Observer(Protocol):
+    """Sees every row in log order, on the journal's thread."""
+
+    def piece(self, rows: Rows) -> None:
+        """Stamped input records; valid during the call."""
+
+    def decisions(self, stage: str, rows: Rows) -> None:
+        """Decision rows of a stage."""
+
+
 class RunJournal:
     """The input log, the decision logs and the market hash of one run, written by a thread of their own.
 
@@ -118,10 +128,18 @@ class RunJournal:
     """
 
     def __init__(
-        self, folder: Path, run_id: str, names: Sequence[str], tapes: Sequence[Rows] | None, epoch: int, durability: str
+        self,
+        folder: Path,
+        run_id: str,
+        names: Sequence[str],
+        tapes: Sequence[Rows] | None,
+        epoch: int,
+        durability: str,
+        observer: Observer | None = None,
     ) -> None:
         options: dict[str, Any] = {"durability": durability}
         self._tapes = tapes
+        self._observer = observer
         self._epoch = epoch
         self.input = LogWriter(folder, INPUT_LOG, run_id, embed=tapes is None, sources=tapes or (), **options)
         self.decisions = [LogWriter(folder, name, run_id, **options) for name in DECIDING]
@@ -184,10 +202,14 @@ class RunJournal:
             if len(rows):
                 log.append(rows)
                 log.flush()
+                if self._observer:
+                    self._observer.decisions(log.name, rows)
         if self._tapes is not None:
             self.input.append_reference(batch.runs, batch.own, self._epoch)
         for piece in self._pieces(batch):
             self.market.update(piece)
+            if self._observer:
+                self._observer.piece(piece)
             if self._tapes is None:
                 self.input.append(piece)
         self.input.flush()

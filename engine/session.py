@@ -44,13 +44,17 @@ class Intake:
     ahead: Rows | None = None
 
     def begin(self) -> None:
-        self.ahead = next(self.windows, None)
+        self.ahead = self._next()
+
+    def _next(self) -> Rows | None:
+        """The next window with rows in it: an empty one has no time to open the line or go on with."""
+        return next((rows for rows in self.windows if len(rows)), None)
 
     def turn(self) -> tuple[Rows, int, bool]:
         """(rows, first row, final) of the next window."""
         rows = self.ahead
         assert rows is not None, "a feed that has ended was asked for more"
-        self.ahead = next(self.windows, None)
+        self.ahead = self._next()
         self.current = Window(rows, self.current.first + len(self.current.rows))
         return rows, self.current.first, self.ahead is None
 

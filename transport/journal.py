@@ -350,8 +350,6 @@ class LogWriter:
             os.close(self._fd)
             self._fd = -1
 
-    # --- going on ---------------------------------------------------------------------------------------------------------
-
     @classmethod
     def resume(
         cls,
@@ -394,7 +392,8 @@ class LogWriter:
         self.segment_blocks = full
         for path in reversed(segment_files(self.path)):
             if int(path.stem) > cut.number:
-                path.unlink()
+                path.with_suffix(OPEN).unlink(missing_ok=True)  # the hidden one first, or it would come to light
+                path.with_suffix(SEALED).unlink(missing_ok=True)
         os.replace(temporary, self._file(OPEN))
         self._file(SEALED).unlink(missing_ok=True)
         if self.durable:

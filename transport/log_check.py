@@ -119,7 +119,7 @@ class Check:
         self.row, self.digest = seal.end_row, seal.digest
 
 
-def check_log(path: Path, name: str, files: list[Path], sources: Sources) -> list[Damage]:
+def check_log(name: str, files: list[Path], sources: Sources) -> list[Damage]:
     """All damage of the log whose segments are `files`; [] when everything holds."""
     check = Check(name, sources)
     for number, file in enumerate(files):

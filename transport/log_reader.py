@@ -214,7 +214,7 @@ class LogReader:
 
     def verify(self) -> list[Damage]:
         """Everything that does not hold, in order; the torn end is not damage and is in `torn`."""
-        return check_log(self.path, self.name, self.files, self._sources)
+        return check_log(self.name, segment_files(self.path), self._sources)
 
     def cut(self, row: int) -> Cut:
         """What a writer needs to go on at `row`, 0 to rows_total."""

@@ -365,6 +365,7 @@ class Position(Record, frozen=True, array_like=True, tag=POSITION):
     fee: I64  # paid so far
     cost: I64  # signed money paid for the open position
     unrealised: I64  # money units at the mark; POSITION rows of a timer or the end
+    if_flattened: I64  # money units that walking the book and paying the fee would realise; rows of the end
 
 
 class Verdict(Record, frozen=True, array_like=True, tag=VERDICT):

@@ -113,7 +113,9 @@ class Segment:
             )
         name = segment_name(run, edge)
         start = process_start(os.getpid())
-        header = Header(MAGIC, VERSION, PAGE_BYTES, LAYOUT_HASH, os.getpid(), start, payload_bytes, encoded)
+        header = Header(
+            MAGIC, VERSION, PAGE_BYTES, LAYOUT_HASH, os.getpid(), start, payload_bytes, encoded.ljust(KIND_BYTES, b"\0")
+        )
         hidden = folder / f".{name}"
         mapping = _allocate(hidden, PAGE_BYTES + payload_bytes)
         try:

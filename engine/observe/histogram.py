@@ -6,6 +6,8 @@ largest value seen.
 
 from __future__ import annotations
 
+from fractions import Fraction
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -57,7 +59,8 @@ def percentiles(histogram: np.ndarray[Any, Any], wanted: tuple[float, ...]) -> l
     largest = int(histogram[COUNTS])
     found = []
     for p in wanted:
-        at = int(np.searchsorted(reached, max(1, -(-total * p // 100))))
+        rank = max(1, ceil(Fraction(str(p)) * total / 100))  # exact: 99.9 is no binary number
+        at = int(np.searchsorted(reached, rank))
         found.append(largest if p >= 100 else min(largest, int(bounds[min(at, COUNTS - 1)])))
     return found
 

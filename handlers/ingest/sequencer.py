@@ -97,7 +97,7 @@ def open_window(s: Sequencer, feed: int, rows: np.ndarray, first: int, final: bo
     """Give feed `feed` its next window; the caller keeps `rows` alive until its runs are journaled."""
     w = s.windows[feed]
     assert w["at"] == w["rows"], "the window before this one is not used up"
-    last = int(w["key_ns"]) if w["rows"] and w["key_ns"] != NEVER else -(2**62)
+    last = int(w["key_ns"]) if w["key_ns"] != NEVER else -(2**62)
     w["address"] = rows.ctypes.data if len(rows) else 0
     w["first"], w["at"], w["rows"], w["final"] = first, 0, len(rows), final
     w["key_ns"] = max(last, int(rows[0]["ts_recv_ns"])) if len(rows) else (NEVER if final else last)
@@ -135,12 +135,16 @@ def peek(s, reports):
 @kernel(inline=True)
 def refusal(r, instruments):
     """Reason why a feed's record may not enter the line, or 0. Everything downstream indexes without looking again."""
-    if not (np.uint64(FROM_FEEDS) >> np.uint64(r.kind)) & np.uint64(1) or r.kind > 63:
+    if r.kind > 63 or not (np.uint64(FROM_FEEDS) >> np.uint64(r.kind)) & np.uint64(1):
         return reasons.FORBIDDEN_KIND
     if r.instrument_id >= instruments:
         return reasons.UNKNOWN_SYMBOL
     if r.kind <= BOOK_SNAPSHOT:
         if np.uint64(r.price_ticks + PRICE_MAX) > np.uint64(2 * PRICE_MAX) or np.uint64(r.qty_lots) > np.uint64(QTY_MAX):
+            return reasons.OUT_OF_RANGE
+        if r.kind == QUOTE and (
+            np.uint64(r.ask_ticks + PRICE_MAX) > np.uint64(2 * PRICE_MAX) or np.uint64(r.ask_lots) > np.uint64(QTY_MAX)
+        ):
             return reasons.OUT_OF_RANGE
         if r.kind >= BOOK_DELTA and r.side != BID and r.side != ASK and r.action != CLEAR:
             return reasons.OUT_OF_RANGE

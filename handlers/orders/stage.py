@@ -12,14 +12,14 @@ import numpy as np
 
 from handlers.domain import order as life
 from handlers.domain import reasons
-from handlers.domain.book import mid_twice
+from handlers.domain.book import NO_LEVEL, level_at, level_key, mid_twice, next_level
 from handlers.domain.memory import copy_slot, zero_slot
-from handlers.domain.position import POSITION_STATE, apply_fill, unrealised
+from handlers.domain.position import POSITION_STATE, apply_fill, fee_of, notional_money, unrealised
 from handlers.domain.rows import stamp
 from handlers.orders.brokers.paper import report, submit
 from transport.compiled import kernel
 from transport.records import (
-    ACCEPTED, ACK, AFTER_FILL, AMEND, AMENDED, AT_END, BY_ORDERS, CANCEL, CANCELLED, COMMAND, END_OF_FEED, FILL, MARKED, ORDER,
+    ACCEPTED, ACK, AFTER_FILL, AMEND, AMENDED, ASK, AT_END, BID, BY_ORDERS, CANCEL, CANCELLED, COMMAND, END_OF_FEED, FILL, MARKED, ORDER,
     POSITION, REJECT, SET_CASH, SET_POSITION, TIMER,
 )  # fmt: skip
 
@@ -140,7 +140,9 @@ def cancel_all(state, paper, cause, out, n):
         stamp(row, cause, BY_ORDERS, n)
         row.instrument_id, row.strategy_id, row.side = slot.instrument_id, slot.strategy_id, slot.side
         row.order_id, row.qty_lots, row.leaves_lots, row.price_ticks = best, slot.qty_lots, slot.leaves_lots, slot.price_ticks
-        submit(paper, row)
+        if not submit(paper, row):
+            life.transition(slot, life.CANCEL_REJECT)
+            row.kind, row.action, row.reason = REJECT, CANCEL, reasons.TABLE_FULL
         n += 1
 
 
@@ -168,6 +170,24 @@ def position_row(state, account, cause, why, price, twice, out, n):
 
 
 @kernel
+def if_flattened(p, m, terms):
+    """Money units that closing the position now would earn after the taker's fee: it walks the book; the rest goes at the last level."""
+    side = BID if p.lots > 0 else ASK
+    left = abs(p.lots)
+    money = np.int64(0)
+    key = m.best[side - BID]
+    price = np.int64(0)
+    while left > 0 and key != NO_LEVEL:
+        price = level_key(side, key)
+        lots = min(left, level_at(m, side, price)[0])
+        money += notional_money(price, lots, terms.num, terms.den)
+        left -= lots
+        key = next_level(m, side - BID, key)
+    money += notional_money(price, left, terms.num, terms.den)
+    return (money if p.lots > 0 else -money) - p.cost - fee_of(money, terms.taker_num, terms.fee_den)
+
+
+@kernel
 def mark_all(state, markets, cause, why, out, n):
     """A POSITION row for every account that has traded or holds something."""
     for account in range(len(state.positions)):
@@ -175,6 +195,9 @@ def mark_all(state, markets, cause, why, out, n):
         if p.fills > 0 or p.lots != 0:
             twice = mid_twice(markets[account % len(state.terms)])
             n = position_row(state, account, cause, why, twice // 2, twice, out, n)
+            if why == AT_END and p.lots != 0:
+                instrument = account % len(state.terms)
+                out[n - 1].if_flattened = if_flattened(p, markets[instrument], state.terms[instrument])
     return n
 
 
@@ -217,6 +240,8 @@ def handle_report(state, markets, r, out, n):
         elif r.kind == ACK and r.action == AMENDED:
             slot.leaves_lots = r.leaves_lots
             slot.price_ticks = r.price_ticks
+            if r.leaves_lots == 0:  # amended down to what was filled: nothing is left to do
+                slot.state = life.FILLED
         if life.is_terminal(slot.state):
             life.remove(state.table, at)
     elif r.kind == FILL:

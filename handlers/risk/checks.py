@@ -20,7 +20,7 @@ LIMITS = np.dtype(
         ("notional_max", "i8"),  # money units of that position
         ("qty_max_lots", "i8"),  # of one order
         ("collar_bp", "i8"),  # distance of a limit price from the mid, basis points
-        ("stale_ns", "i8"),  # age of the last market record
+        ("stale_ns", "i8"),  # age of the last market record; 0 is off
     ]
 )
 LINE_LIMITS = np.dtype(
@@ -38,15 +38,16 @@ EXPOSURE = np.dtype(
     ]
 )  # fmt: skip
 RISK_STATE = np.dtype([("state", "i8"), ("tokens", "i8"), ("tokens_ns", "i8"), ("open_orders", "i8")])
+PRICE_MAX = 2**40  # ticks; INGEST lets no market price beyond it in
 TOKEN = 1_000_000_000  # an order costs this; `rate` orders a second accrue `rate` a nanosecond
 
 
 @kernel
 def worst_lots(exposure, side, qty):
-    """Largest absolute position of the instrument if this order and every open order of its side fill, and none other."""
+    """Position of the instrument in the order's direction if it and every open order of its side fill, and none other."""
     if side == BUY:
-        return abs(exposure.net_lots + exposure.open_buy_lots + qty)
-    return abs(exposure.net_lots - exposure.open_sell_lots - qty)
+        return exposure.net_lots + exposure.open_buy_lots + qty
+    return -exposure.net_lots + exposure.open_sell_lots + qty
 
 
 @kernel
@@ -60,8 +61,8 @@ def check_form(limits, side, qty, order_type, price, tif):
         return reasons.UNKNOWN_INTENT, 0, order_type
     if tif > FOK:
         return reasons.UNKNOWN_INTENT, FOK, tif
-    if order_type == LIMIT_ORDER and price <= 0:
-        return reasons.BAD_PRICE, 0, price
+    if order_type == LIMIT_ORDER and (price <= 0 or price > PRICE_MAX):  # beyond it the collar's product would overflow
+        return reasons.BAD_PRICE, PRICE_MAX, price
     return 0, 0, 0
 
 
@@ -74,12 +75,12 @@ def check_market(limits, m, cause, order_type, price):
     if twice <= 0 or (m.venue_seq != 0 and not two_sided(m)):
         return reasons.INVALID_BOOK, 1, m.valid
     age = cause.ts_seq_ns - m.ts_seq_ns
-    if age > limits.stale_ns:
+    if limits.stale_ns > 0 and age > limits.stale_ns:
         return reasons.STALE_DATA, limits.stale_ns, age
     if order_type == LIMIT_ORDER:
-        away = mul_div(abs(2 * price - twice), 10_000, twice)
-        if away > limits.collar_bp:
-            return reasons.PRICE_COLLAR, limits.collar_bp, away
+        away = abs(2 * price - twice)
+        if away * 10_000 > limits.collar_bp * twice:  # exact: a rounded distance would let half a basis point more pass
+            return reasons.PRICE_COLLAR, limits.collar_bp, mul_div(away, 10_000, twice)
     return 0, 0, 0
 
 
@@ -110,10 +111,9 @@ def total_worth(exposures, terms, markets, skip):
 
 @kernel
 def check_size(line_limits, limits, exposures, terms, markets, i, side, qty):
-    """Position and notional, of the instrument and in total; an order that makes a position smaller always passes."""
-    exposure = exposures[i]
-    lots = worst_lots(exposure, side, qty)
-    if lots <= abs(exposure.net_lots):
+    """Position and notional, of the instrument and in total; an order that at most brings it to zero always passes."""
+    lots = worst_lots(exposures[i], side, qty)
+    if lots <= 0:
         return 0, 0, 0
     if lots > limits[i].position_max_lots:
         return reasons.POSITION_LIMIT, limits[i].position_max_lots, lots

@@ -97,6 +97,7 @@ def fold_report(state, r):
             line.open_orders -= 1
     elif r.action == AMENDED:
         add_open(state, account, i, r.side, r.leaves_lots - r.qty_lots)
+        line.open_orders -= 1 if r.leaves_lots == 0 else 0  # amended down to what was filled: it has ended
     elif r.action != ACCEPTED and r.leaves_lots > 0:
         add_open(state, account, i, r.side, -r.leaves_lots)
         line.open_orders -= 1
@@ -241,9 +242,9 @@ def handle_command(state, r, out):
     if r.action == SET_POSITION:
         account = account_of(state, r.strategy_id, r.instrument_id)
         if account >= 0:
+            state.exposures[np.int64(r.instrument_id)].net_lots += r.qty_lots - state.positions[account].lots
             state.positions[account].lots = r.qty_lots
             state.positions[account].cost = r.basis
-            state.exposures[np.int64(r.instrument_id)].net_lots += r.qty_lots
         return 0
     if r.action == SET_STATE:
         n = change_state(state, r, out, 0, r.amount)

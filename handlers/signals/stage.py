@@ -13,13 +13,13 @@ import numpy as np
 
 from handlers.contract import CALLS_MAX, DEPTH_MAX, GUARD_ROWS, RAISED, ROWS_MAX, VIEW
 from handlers.domain import reasons
-from handlers.domain.book import NO_LEVEL, WINDOW, best_price, next_level, two_sided
-from handlers.domain.memory import address_of, call_step, view_at, zero_slot
+from handlers.domain.book import NO_LEVEL, best_price, level_at, next_level, two_sided
+from handlers.domain.memory import address_of, call_step, slot_word, view_at, zero_slot
 from handlers.domain.position import POSITION_STATE, apply_fill
 from handlers.domain.rows import stamp
 from transport.compiled import kernel
 from transport.records import (
-    ACCEPTED, ACK, AMENDED, ASK, BID, BUY, BY_SIGNALS, COMMAND, FILL, INTENT, REJECT, SET_POSITION, SIGNAL, empty,
+    ACCEPTED, ACK, AMENDED, ASK, BID, BUY, BY_SIGNALS, COMMAND, FILL, INTENT, REJECT, SET_POSITION, SIGNAL, SLOT_BYTES, empty,
 )  # fmt: skip
 
 STRATEGIES_MAX = 64
@@ -81,8 +81,7 @@ def fill_depth(sub, m):
                 levels.word[at] = levels.word[at + k] = 0
                 continue
             levels.word[at] = key if s == 0 else -key
-            inside = np.uint64(key - m.lo[s]) < np.uint64(WINDOW)
-            levels.word[at + k] = m.qty[s * WINDOW + (key & (WINDOW - 1))] if inside else 0
+            levels.word[at + k] = level_at(m, s + BID, levels.word[at])[0]
             key = next_level(m, s, key)
 
 
@@ -138,6 +137,9 @@ def run_step(state, k, m, r, cause, out, n):
         for j in range(sub.rows_max):
             zero_slot(rows[j])
             rows[j].kind = INTENT
+        if sub.rows_max > 1:  # a step before may have had more rows; of one row none can run over
+            for j in range(sub.rows_max, sub.rows_max + GUARD_ROWS):
+                zero_slot(rows[j])
         count = call_step(sub.step, sub.state, sub.params, address_of(r), address_of(rows[0]))
         if count == 0:
             return n
@@ -145,7 +147,7 @@ def run_step(state, k, m, r, cause, out, n):
             return STEP_RAISED
         again = count < 0
         count = abs(count)
-        if count > sub.rows_max or guard_broken(rows, sub.rows_max):
+        if count > sub.rows_max or (sub.rows_max > 1 and guard_broken(rows, sub.rows_max)):
             return STEP_OVERRAN
         n = collect(state, k, cause, count, out, n)
         if not again or n < 0:
@@ -155,8 +157,12 @@ def run_step(state, k, m, r, cause, out, n):
 
 @kernel(inline=True)
 def guard_broken(rows, rows_max):
-    """The slot behind the declared rows was written to (their kind is 0 unless a step touched it)."""
-    return rows[rows_max].kind != 0 or rows[rows_max].qty_lots != 0 or rows[rows_max].action != 0
+    """A slot behind the declared rows was written to: they were zero before the step."""
+    for j in range(rows_max, rows_max + GUARD_ROWS):
+        for word in range(SLOT_BYTES // 8):
+            if slot_word(rows[j], word):
+                return True
+    return False
 
 
 @kernel

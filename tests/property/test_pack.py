@@ -196,6 +196,6 @@ def test_packed_bytes_stay_those_of_version_1() -> None:
     rows["ts_recv_ns"] = [1_100, 1_103]
     rows["ts_seq_ns"] = [1_100, 1_103]
     rows["kind"], rows["price_ticks"] = 1, [-3, -4]
-    first, second = "5700" "211101" "0c" "d007" "c8" "01" "05", "4600" "1101" "0a" "03" "01"
+    first, second = "57002111010cd007c80105", "460011010a0301"
     assert packed(rows).hex() == first + second
     assert rows.dtype == REC

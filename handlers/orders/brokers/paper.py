@@ -51,7 +51,7 @@ PAPER = np.dtype(
 
 
 class PaperState(NamedTuple):
-    """PAPER (one), resting orders in order of arrival, how many rest per instrument, and the two queues."""
+    """PAPER (one), resting orders by priority (see `rest`), how many rest per instrument, and the two queues."""
 
     paper: np.ndarray
     resting: np.ndarray
@@ -163,11 +163,23 @@ def take(state, m, order, now_ns, limit_price):
 
 @kernel
 def rest(state, m, order, left):
-    """Keep what a GTC limit order has left, behind the lots displayed at its price; False when the table is full."""
+    """Keep what a GTC limit order has left, behind the lots displayed at its price; False when the table is full.
+
+    Among ours of one instrument and side the better price stands first, and of equal prices the earlier.
+    """
     paper = state.paper[0]
     if paper.resting >= RESTING_MAX:
         return False
-    e = state.resting[paper.resting]
+    key = level_key(order.side, order.price_ticks)
+    at = 0
+    while at < paper.resting:
+        e = state.resting[at]
+        if e.instrument_id == order.instrument_id and e.side == order.side and level_key(e.side, e.price_ticks) < key:
+            break
+        at += 1
+    for k in range(paper.resting, at, -1):
+        state.resting[k] = state.resting[k - 1]
+    e = state.resting[at]
     e.order_id, e.instrument_id, e.strategy_id = order.order_id, order.instrument_id, order.strategy_id
     e.side, e.price_ticks, e.qty_lots, e.leaves_lots = order.side, order.price_ticks, order.qty_lots, left
     e.ahead_lots = level_at(m, order.side, order.price_ticks)[0]
@@ -244,15 +256,29 @@ def change(state, m, request, now_ns):
         return
     before = e.leaves_lots
     done = e.qty_lots - e.leaves_lots
-    if request.price_ticks != e.price_ticks or request.qty_lots > e.qty_lots:  # a better place must be queued for again
-        e.price_ticks = request.price_ticks
-        e.ahead_lots = level_at(m, e.side, e.price_ticks)[0]
-        e.crossing_lots = 0
+    moved = request.price_ticks != e.price_ticks or request.qty_lots > e.qty_lots
+    e.price_ticks = request.price_ticks
     e.qty_lots = request.qty_lots
     e.leaves_lots = max(0, request.qty_lots - done)
     report_resting(state, e, ACK, now_ns, AMENDED, 0, before, e.leaves_lots)
     if e.leaves_lots == 0:
         drop_resting(state, j)
+    elif moved:
+        queue_again(state, m, j, now_ns)
+
+
+@kernel
+def queue_again(state, m, j, now_ns):
+    """A resting order with a new price or more lots loses its place: it matches and rests as if it came now."""
+    e = state.resting[j]
+    o = state.scratch[1]
+    zero_slot(o)
+    o.order_id, o.instrument_id, o.strategy_id, o.side = e.order_id, e.instrument_id, e.strategy_id, e.side
+    o.order_type, o.tif, o.price_ticks, o.qty_lots, o.leaves_lots = LIMIT_ORDER, e.tif, e.price_ticks, e.qty_lots, e.leaves_lots
+    drop_resting(state, j)
+    left = take(state, m, o, now_ns, o.price_ticks) if two_sided(m) else o.leaves_lots
+    if left > 0:
+        rest(state, m, o, left)  # there is room: its own place has just become free
 
 
 @kernel
@@ -293,7 +319,8 @@ def meet_trade(state, r):
 
 @kernel
 def meet_book(state, m, r):
-    """The book changed: shrink the queues before us, and fill what new opposite lots reach."""
+    """The book changed: shrink the queues before us, and fill what new opposite lots reach, each lot once among ours."""
+    bought = sold = np.int64(0)  # the better price comes first and takes the best of them, which all after it reach too
     j = 0
     while j < state.paper[0].resting:
         e = state.resting[j]
@@ -303,8 +330,11 @@ def meet_book(state, m, r):
             crossing = crossing_lots(m, e.side, e.price_ticks)
             fresh = crossing - e.crossing_lots
             e.crossing_lots = crossing
-            if fresh > 0:
-                gone = fill_resting(state, j, fresh, r.ts_seq_ns)
+            mine = min(fresh - (bought if e.side == BUY else sold), e.leaves_lots)
+            if mine > 0:
+                bought += mine if e.side == BUY else 0
+                sold += mine if e.side == SELL else 0
+                gone = fill_resting(state, j, mine, r.ts_seq_ns)
         j += 0 if gone else 1
 
 

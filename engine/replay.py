@@ -1,0 +1,137 @@
+"""`tickline replay`: feeds through the whole line into a run folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engine.config import Config
+from engine.feeds import OpenFeed, open_feeds
+from engine.journaling import RunJournal
+from engine.line import Built, build_line, sequence_first_words
+from engine.report import write_report
+from engine.run_folder import begin_run, environment, new_folder, write_json
+from engine.session import Session
+from engine.summary import Tally, latency_table
+from handlers.domain import reasons
+from transport.clock import cycles_per_ns
+
+Progress = Callable[[str, int], None]  # what is going on, inputs so far
+
+
+@dataclass
+class Replayed:
+    """A run that has ended: its folder and summary.json."""
+
+    folder: Path
+    summary: dict[str, Any]
+    built: Built
+    feeds: list[OpenFeed] = field(default_factory=list)
+
+
+def replay(
+    specs: Sequence[str],
+    config: Config,
+    origins: Mapping[str, str],
+    out: Path | None,
+    *,
+    base: Path = Path(),
+    speed: float = 0.0,
+    progress: Progress = lambda what, inputs: None,
+    title: str = "",
+) -> Replayed:
+    """Replay `specs` under `config` into `out`; `speed` 0 is as fast as it goes.
+
+    Raises FeedError, ConfigError, StrategyError, StorageError, LineStopped; what was journaled until then stays readable.
+    """
+    progress("opening feeds", 0)
+    feeds, instruments = open_feeds(specs, config.instrument)
+    by_reference = all(f.by_reference for f in feeds) and not config.journal.embed
+    progress("compiling", 0)
+    built = build_line(config, instruments, len(feeds), 1, base)
+    folder = new_folder(out)
+    sources: dict[str, str] = {}
+    for strategy in built.strategies:
+        sources |= strategy.loaded.sources
+    described = [f.describe() for f in feeds]
+    facts, config_id, instruments_id = begin_run(
+        folder, config, origins, instruments, described, sources, base, by_reference
+    )
+    tally = Tally(instruments, facts.strategies, config.account.money_decimals)
+    tapes = [f.tape.slots for f in feeds if f.tape is not None] if by_reference else None
+    names = [i.name for i in instruments]
+    journal = RunJournal(folder, facts.run_id, names, tapes, facts.epoch, config.journal.durability, tally)
+    windows = [f.windows(config.runtime.chunk_rows) for f in feeds]
+    try:
+        session = _session(config, built, windows, journal, speed, base, folder)
+        began = time.perf_counter()
+        session.open(lambda ns: sequence_first_words(built, config, ns, config_id, instruments_id))
+        session.run(lambda inputs: progress("replaying", inputs))
+        seconds = time.perf_counter() - began
+        progress("closing the logs", int(built.line.sequencer.head[0]["next_seq"]))
+        hashes = journal.close()
+    except BaseException:
+        journal.abandon()
+        raise
+    summary = _summary(config, origins, tally, built, feeds, hashes, seconds, time.perf_counter() - began, title)
+    _finish(folder, config, summary, tally, built)
+    return Replayed(folder, summary, built, feeds)
+
+
+def _session(
+    config: Config, built: Built, windows: list[Any], journal: RunJournal, speed: float, base: Path, folder: Path
+) -> Any:
+    if config.runtime.placement == "fused":
+        return Session(built, windows, journal.put, speed)
+    from engine.supervisor import PlacedSession
+
+    return PlacedSession(config.runtime.placement, built, windows, journal.put, speed, config, base, folder.name, 1)
+
+
+def _summary(
+    config: Config,
+    origins: Mapping[str, str],
+    tally: Tally,
+    built: Built,
+    feeds: Sequence[OpenFeed],
+    hashes: dict[str, str],
+    seconds: float,
+    seconds_with_journal: float,
+    title: str,
+) -> dict[str, Any]:
+    counts = tally.counts()
+    refused: dict[int, int] = {r: int(n) for r, n in enumerate(built.line.sequencer.counters) if n}
+    for feed in feeds:
+        for reason, n in feed.counted().items():
+            refused[reason] = refused.get(reason, 0) + n
+    latency, _ = latency_table(built.line.histograms, cycles_per_ns())
+    made = environment({})
+    return {
+        "title": title or " + ".join(f.spec for f in feeds),
+        **counts,
+        "seconds": round(seconds, 6),
+        "seconds_with_journal": round(seconds_with_journal, 6),
+        "events_per_second": round(counts["inputs"] / seconds) if seconds else 0,
+        "ingest": {reasons.NAME[r]: n for r, n in sorted(refused.items())},
+        "first_offenders": {f.spec: f.offenders() for f in feeds if f.offenders()},
+        "gaps": counts["events"].get("Gap", 0),
+        "accounts": tally.accounts(built.terms),
+        "pnl": tally.pnl(config.account.cash, config.account.currency),
+        "latency": latency,
+        "latency_sampled_every": config.line.latency_sample,
+        "hashes": hashes,
+        "code_hash": made["code_hash"],
+        "placement": config.runtime.placement,
+        "python_strategies": {s.name: s.loaded.python for s in built.strategies if s.loaded.python},
+        "machine": {k: str(v) for k, v in made["machine"].items()},
+    }
+
+
+def _finish(folder: Path, config: Config, summary: dict[str, Any], tally: Tally, built: Built) -> None:
+    series = tally.series(config.account.cash)
+    _, series["latency"] = latency_table(built.line.histograms, cycles_per_ns())
+    write_report(folder / "report.html", summary, series)
+    write_json(folder / "summary.json", summary)

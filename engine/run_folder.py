@@ -1,0 +1,168 @@
+"""A run's folder: what is in it, written when it starts and read when it is verified, exported or replayed.
+
+    RUN/input, features, signals, risk, orders   logs
+    RUN/config.toml                              configuration as resolved, each value's origin in a comment
+    RUN/environment.json                         code hash file by file, strategies' files, toolchain, machine
+    RUN/run.json                                 run id, epoch, feeds, instruments, ids of the blobs
+    RUN/blobs                                    canonical configuration and instrument table, under their hashes
+    RUN/summary.json, report.html                what it came to; absent while the run goes on or when it did not end
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine.config import Config, dump, resolve
+from engine.errors import EngineError
+from engine.journaling import INPUT_LOG
+from transport import blobs, compiled
+from transport.instruments import Instrument
+from transport.journal import LogReader
+from transport.tape import Tape
+
+
+class RunError(EngineError):
+    """A folder is no run, or one that cannot be used as asked."""
+
+
+class RunFacts(msgspec.Struct):
+    """run.json."""
+
+    run_id: str
+    epoch: int
+    base: str  # folder that strategies' paths start from
+    feeds: list[dict[str, Any]]
+    instruments: list[Instrument]
+    strategies: list[str]
+    config_sha: str
+    instruments_sha: str
+    by_reference: bool
+
+
+@dataclass
+class Run:
+    """A run opened for reading."""
+
+    folder: Path
+    facts: RunFacts
+    tapes: list[Tape]
+
+    @property
+    def instruments(self) -> tuple[Instrument, ...]:
+        """The run's table, in the order of ids."""
+        return tuple(self.facts.instruments)
+
+    def input_log(self) -> LogReader:
+        """The input log, its tapes mapped."""
+        return LogReader(self.folder, INPUT_LOG, [t.rows for t in self.tapes])
+
+    def log(self, name: str) -> LogReader:
+        """A stage's decision log."""
+        return LogReader(self.folder, name)
+
+    def config(self) -> Config:
+        """The configuration as config.toml has it now."""
+        return resolve(self.folder / "config.toml")[0]
+
+    def summary(self) -> dict[str, Any]:
+        """summary.json, or {} for a run that did not end."""
+        path = self.folder / "summary.json"
+        return msgspec.json.decode(path.read_bytes()) if path.exists() else {}
+
+
+def environment(strategy_sources: Mapping[str, str]) -> dict[str, Any]:
+    """What the run was made by."""
+    return {
+        "code_hash": compiled.digest_of({**compiled.SOURCES, **strategy_sources}),
+        "sources": dict(compiled.SOURCES),
+        "strategies": dict(strategy_sources),
+        "toolchain": dict(compiled.TOOLCHAIN),
+        "machine": {"platform": platform.platform(), "processor": _cpu_model(), "cores": os.cpu_count()},
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def new_folder(out: Path | None) -> Path:
+    """An empty folder for a run; `runs/<n>` when none is named. Raises RunError for one that holds something already."""
+    if out is None:
+        number = 1
+        while Path("runs", f"{number:04d}").exists():
+            number += 1
+        out = Path("runs", f"{number:04d}")
+    if out.exists() and any(out.iterdir()):
+        raise RunError(f"{out} is not empty; name another folder, or remove it")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{out} cannot be made: {error.strerror}") from error
+    return out
+
+
+def begin_run(
+    folder: Path,
+    config: Config,
+    origins: Mapping[str, str],
+    instruments: Sequence[Instrument],
+    feeds: Sequence[dict[str, Any]],
+    strategy_sources: Mapping[str, str],
+    base: Path,
+    by_reference: bool,
+) -> tuple[RunFacts, int, int]:
+    """Write what a run is before it starts; returns its facts and the short ids of configuration and instruments."""
+    config_sha, config_id = blobs.put(folder / "blobs", dump(config).encode())
+    instruments_sha, instruments_id = blobs.put(folder / "blobs", msgspec.json.encode(list(instruments)))
+    facts = RunFacts(
+        run_id=uuid.uuid4().hex,
+        epoch=1,
+        base=str(base.resolve()),
+        feeds=list(feeds),
+        instruments=list(instruments),
+        strategies=[s.name for s in config.strategy],
+        config_sha=config_sha,
+        instruments_sha=instruments_sha,
+        by_reference=by_reference,
+    )
+    write_json(folder / "run.json", facts)
+    write_json(folder / "environment.json", environment(strategy_sources))
+    (folder / "config.toml").write_text(dump(config, origins))
+    return facts, config_id, instruments_id
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON, appearing whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+    temporary.replace(path)
+
+
+def open_run(folder: Path) -> Run:
+    """Open a run; raises RunError for a folder that is none, TransportError for a tape that is gone or damaged."""
+    path = folder / "run.json"
+    if not path.is_file():
+        raise RunError(f"{folder} is not a run: it has no run.json")
+    try:
+        facts = msgspec.json.decode(path.read_bytes(), type=RunFacts)
+    except msgspec.MsgspecError as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+    tapes = []
+    if facts.by_reference:
+        for feed in facts.feeds:
+            if not Path(feed["path"]).is_file():
+                raise RunError(f"{folder} refers to the tape {feed['path']}, which is gone")
+            tapes.append(Tape.open(feed["path"]))
+    return Run(folder, facts, tapes)

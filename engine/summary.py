@@ -1,0 +1,177 @@
+"""What a run came to: counts, money and the series of the report, gathered from the rows as they are journaled."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+
+from engine.journaling import Rows
+from engine.loops import STAGES
+from engine.observe.histogram import COUNTS, percentiles, upper_bounds
+from handlers.domain import reasons
+from transport.instruments import Instrument, plain
+from transport.records import (
+    AFTER_FILL, AT_END, BUY, FILL, MARKED, NAME_OF, ORDER, POSITION, REJECT, SYNTHETIC, TRADE,
+)  # fmt: skip
+
+TRADES_A_PIECE = 64  # points of the price series taken from each piece of the input log
+PERCENTILES = (50, 90, 99, 99.9, 100)
+PERCENTILE_NAMES = ("p50", "p90", "p99", "p99.9", "max")
+
+
+class Tally:
+    """Folds input pieces and decision rows, in log order, on the journal's thread; `summary` and `series` once it has ended."""
+
+    def __init__(self, instruments: Sequence[Instrument], strategies: Sequence[str], money_decimals: int) -> None:
+        self.instruments, self.strategies, self.decimals = list(instruments), list(strategies), money_decimals
+        self.kinds: Counter[int] = Counter()
+        self.rejects: Counter[int] = Counter()
+        self.orders = 0
+        self.synthetic = False
+        self.prices: dict[int, list[tuple[Any, Any]]] = {}
+        self.fills: dict[int, list[tuple[int, int, int, int]]] = {}
+        self.positions: dict[int, list[tuple[int, int]]] = {}
+        self.marks: dict[int, dict[tuple[int, int], int]] = {}  # time -> account -> net money units
+        self.held: dict[tuple[int, int], int] = {}
+        self.last: dict[tuple[int, int], dict[str, int]] = {}
+
+    def piece(self, rows: Rows) -> None:
+        """Fold stamped input records."""
+        kinds = rows["kind"]
+        numbers = np.bincount(kinds, minlength=64)
+        self.kinds.update({k: int(n) for k, n in enumerate(numbers) if n})
+        self.synthetic = self.synthetic or bool(rows["flags"][-1] & SYNTHETIC)
+        if numbers[TRADE]:
+            at = np.flatnonzero(kinds == TRADE)
+            which = rows["instrument_id"][at]
+            for i in np.unique(which):
+                mine = at[which == i]
+                mine = mine[:: max(1, len(mine) // TRADES_A_PIECE)]
+                self.prices.setdefault(int(i), []).append((rows["ts_seq_ns"][mine].copy(), rows["price_ticks"][mine].copy()))
+        if numbers[FILL]:
+            for at_row in np.flatnonzero(kinds == FILL):
+                r = rows[at_row]
+                self.fills.setdefault(int(r["instrument_id"]), []).append(
+                    (int(r["ts_seq_ns"]), int(r["price_ticks"]), int(r["side"]), int(r["qty_lots"]))
+                )
+        if numbers[REJECT]:
+            self.rejects.update(int(x) for x in rows["reason"][kinds == REJECT])
+
+    def decisions(self, stage: str, rows: Rows) -> None:
+        """Fold decision rows of a stage."""
+        kinds = rows["kind"]
+        if stage != "orders":  # what ORDERS refuses comes back as a report
+            self.rejects.update(int(x) for x in rows["reason"][kinds == REJECT])
+            return
+        self.orders += int(np.count_nonzero(kinds == ORDER))
+        for at_row in np.flatnonzero(kinds == POSITION):
+            self._position(rows[at_row])
+
+    def _position(self, r: Any) -> None:
+        account = (int(r["strategy_id"]), int(r["instrument_id"]))
+        self.last[account] = {k: int(r[k]) for k in ("qty_lots", "cost", "realised", "fee", "unrealised", "if_flattened")}
+        when = int(r["ts_seq_ns"])
+        if r["action"] == AFTER_FILL:
+            self.last[account]["fills"] = 0
+            self.held[account] = int(r["qty_lots"])
+            total = sum(lots for (_, i), lots in self.held.items() if i == account[1])
+            self.positions.setdefault(account[1], []).append((when, total))
+        if r["action"] in (MARKED, AT_END):
+            net = int(r["realised"]) + int(r["unrealised"]) - int(r["fee"])
+            self.marks.setdefault(when, {})[account] = net
+
+    def money(self, units: int) -> str:
+        """Money units as exact decimal text."""
+        return plain(Decimal(units).scaleb(-self.decimals))
+
+    def equity(self, cash: Decimal) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """(ts_ns, equity) at every mark, in whole currency, for drawing."""
+        known: dict[tuple[int, int], int] = {}
+        times, values = [], []
+        for when in sorted(self.marks):
+            known.update(self.marks[when])
+            times.append(when)
+            values.append(float(cash) + sum(known.values()) / 10**self.decimals)
+        return np.array(times, np.int64), np.array(values, np.float64)
+
+    def accounts(self, terms: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
+        """One entry per account that traded or holds something."""
+        out = []
+        for (strategy, i), row in sorted(self.last.items()):
+            instrument = self.instruments[i]
+            lots = row["qty_lots"]
+            average = ""
+            if lots:
+                num, den = int(terms[i]["num"]), int(terms[i]["den"])
+                average = plain((instrument.tick * row["cost"] * den / (lots * num)).quantize(instrument.tick / 100))
+            out.append(
+                {
+                    "strategy": self.strategies[strategy - 1], "instrument": instrument.name,
+                    "position": plain(instrument.qty(lots)), "average_price": average, "realised": self.money(row["realised"]),
+                    "unrealised": self.money(row["unrealised"]), "fees": self.money(row["fee"]),
+                }
+            )  # fmt: skip
+        return out
+
+    def pnl(self, cash: Decimal, currency: str) -> dict[str, Any]:
+        """Totals over all accounts; the two nets differ by what flattening at the end would cost."""
+        rows = self.last.values()
+        realised, fees = sum(r["realised"] for r in rows), sum(r["fee"] for r in rows)
+        unrealised = sum(r["unrealised"] for r in rows)
+        flattened = sum(r["if_flattened"] if r["qty_lots"] else 0 for r in rows)
+        _, equity = self.equity(cash)
+        peak = np.maximum.accumulate(np.append(float(cash), equity))
+        return {
+            "currency": currency, "realised": self.money(realised), "unrealised": self.money(unrealised), "fees": self.money(fees),
+            "net_marked_to_mid": self.money(realised + unrealised - fees),
+            "net_flattened": self.money(realised + flattened - fees),
+            "max_drawdown": f"{float((peak - np.append(float(cash), equity)).max()):.2f}",
+        }  # fmt: skip
+
+    def counts(self) -> dict[str, Any]:
+        """Events by kind, orders, fills, rejects by reason."""
+        return {
+            "events": {NAME_OF[k]: n for k, n in sorted(self.kinds.items())},
+            "inputs": sum(self.kinds.values()),
+            "orders": self.orders,
+            "fills": self.kinds[FILL],
+            "rejects": {reasons.NAME[r]: n for r, n in sorted(self.rejects.items())},
+            "synthetic": self.synthetic,
+        }
+
+    def series(self, cash: Decimal) -> dict[str, Any]:
+        """What the report draws."""
+        names = [i.name for i in self.instruments]
+        price = {
+            names[i]: (np.concatenate([t for t, _ in parts]), np.concatenate([p for _, p in parts]) * float(self.instruments[i].tick))
+            for i, parts in self.prices.items()
+        }
+        fills = {}
+        for i, rows in self.fills.items():
+            table = np.array(rows, np.int64)
+            instrument = self.instruments[i]
+            fills[names[i]] = (
+                table[:, 0], table[:, 1] * float(instrument.tick), ["BUY" if s == BUY else "SELL" for s in table[:, 2]],
+                table[:, 3] * float(instrument.lot),
+            )  # fmt: skip
+        held = {
+            names[i]: (np.array([t for t, _ in rows]), np.array([q for _, q in rows]) * float(self.instruments[i].lot))
+            for i, rows in self.positions.items()
+        }
+        return {"price": price, "fills": fills, "position": held, "equity": self.equity(cash)}
+
+
+def latency_table(histograms: np.ndarray[Any, Any], cycles_per_ns: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(table, series) of the stages that were timed, in ns."""
+    table, series = {}, {}
+    for name, row in zip(STAGES, histograms["bucket"], strict=True):
+        samples = int(row[:COUNTS].sum())
+        if samples:
+            values = [round(v / cycles_per_ns) for v in percentiles(row, PERCENTILES)]
+            table[name] = {**dict(zip(PERCENTILE_NAMES, values, strict=True)), "samples": samples}
+            series[name] = (upper_bounds() / cycles_per_ns, row[:COUNTS])
+    return table, series
