@@ -156,7 +156,7 @@ def build_line(config: Config, instruments: Sequence[Instrument], feeds: int, ep
         ),
         logs=Logs(np.zeros(len(DECIDING), np.int64), *(empty(LOG_ROWS) for _ in DECIDING)),
         scratch=Scratch(
-            empty(1), empty(features.ROWS_MAX), empty(signals.OUT_ROWS), empty(risk.OUT_ROWS), empty(orders.OUT_ROWS)
+            empty(2), empty(features.ROWS_MAX), empty(signals.OUT_ROWS), empty(risk.OUT_ROWS), empty(orders.OUT_ROWS)
         ),
         kinds=np.zeros(256, np.int64),
         histograms=np.zeros(len(STAGES), HISTOGRAM),

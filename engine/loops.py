@@ -17,7 +17,8 @@ import numpy as np
 from engine.observe.histogram import record as record_value
 from handlers.domain.book import apply_market
 from handlers.domain.borrowed import borrow
-from handlers.domain.memory import copy_slot
+from handlers.domain.memory import copy_slot, slot_word
+from handlers.domain.queue import NEVER, pop
 from handlers.features.stage import FeaturesState, digest_features, step_features
 from handlers.ingest.sequencer import (
     NOTHING, STARVED, Sequencer, admit_feed, admit_own, close_line, full, peek,
@@ -28,9 +29,12 @@ from handlers.risk.stage import RiskState, concerns_risk, step_risk
 from handlers.signals.stage import SignalsState, step_signals
 from transport.atomics import cycles
 from transport.compiled import kernel
+from transport.records import BY_EXCHANGE, FEED_BASE
 
 # Why a loop came back.
 SLICE_OVER, WANTS_WINDOW, LOGS_FULL, DONE, PACED, FAULT = 0, 1, 2, 3, 4, -1
+# Why a re-execution stopped: the log has a report that the exchange does not make, or another one, or lacks one.
+NO_REPORT, OTHER_REPORT, MISSED_REPORT = -2, -3, -4
 LOOK_EVERY = 256  # records between two looks at the slice's end
 LOG_ROWS = 1 << 15  # rows of a stage's log between two takings
 INGEST, FEATURES, SIGNALS, RISK, ORDERS, WHOLE = range(6)  # rows of the histograms
@@ -133,6 +137,51 @@ def room_in_logs(line):
         and counts[2] + len(scratch.risk) <= len(logs.risk)
         and counts[3] + len(scratch.orders) <= len(logs.orders)
     )
+
+
+@kernel(inline=True)
+def same_slot(a, b):
+    """The 128 bytes of two slots are equal."""
+    different = np.uint64(0)
+    for i in range(16):
+        different |= slot_word(a, i) ^ slot_word(b, i)
+    return different == 0
+
+
+@kernel
+def run_logged(owned, rows, first, last):
+    """Re-execute the stamped inputs rows[first:last]; returns (next row, why): the log is the only input.
+
+    The exchange runs along in compare mode: each report it makes must stand in the log, at its place, byte for byte.
+    """
+    line = borrow(owned)
+    control = line.control[0]
+    reports = line.paper.reports
+    r, made = line.scratch.input[0], line.scratch.input[1]
+    i = first
+    while i < last:
+        if not room_in_logs(line):
+            return i, LOGS_FULL
+        copy_slot(r, rows[i])
+        if advance(line.paper, line.markets, r.ts_seq_ns):
+            continue
+        due = reports.head[0].next_due
+        if r.source_id == BY_EXCHANGE:
+            if due == NEVER:
+                return i, NO_REPORT
+            copy_slot(made, reports.rows[pop(reports)])
+            made.seq, made.ts_seq_ns, made.epoch = r.seq, r.ts_seq_ns, r.epoch
+            if not same_slot(r, made):
+                return i, OTHER_REPORT
+        elif due < r.ts_seq_ns or (due == r.ts_seq_ns and r.source_id >= FEED_BASE):
+            return i, MISSED_REPORT
+        line.kinds[r.kind] += 1
+        fault = step_line(line, r)
+        if fault:
+            control.fault, control.fault_seq = fault, r.seq
+            return i, FAULT
+        i += 1
+    return i, SLICE_OVER
 
 
 @kernel

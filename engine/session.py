@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +16,9 @@ from engine.loops import DECIDING, DONE, FAULT, LOGS_FULL, PACED, SLICE_OVER, WA
 from handlers.domain.queue import NEVER
 from handlers.ingest.sequencer import open_window, start_timers
 from handlers.signals.stage import STAGE_FULL, STEP_ENDLESS, STEP_OVERRAN, STEP_RAISED
-from transport.clock import cycles_per_ns
+
+from transport.clock import cycles_now, cycles_per_ns
+from transport.records import empty
 
 SLICE_NS = 20_000_000  # a loop returns this often, well inside 50 ms, for progress, signals and pacing
 FAULTS = {
@@ -25,14 +27,6 @@ FAULTS = {
     STEP_ENDLESS: "kept asking to be called again on one record",
     STAGE_FULL: "made more rows on one input than the stage can hold",
 }
-
-
-class Source(Protocol):
-    """What a session reads: arrays of decoded rows in order, each kept by the session until it is used up."""
-
-    def windows(self) -> Iterator[Rows]:
-        """Successive windows; joined they are the feed."""
-        ...
 
 
 @dataclass
@@ -74,8 +68,6 @@ class Session:
 
     def open(self, first_words: Callable[[int], None]) -> None:
         """Open every feed's first window; `first_words(ns)` queues what the log begins with."""
-        from transport.records import empty
-
         sequencer = self.built.line.sequencer
         for number, intake in enumerate(self.intakes):
             intake.begin()
@@ -93,8 +85,6 @@ class Session:
         """Run to the end of the feeds; raises LineStopped at the input where a strategy broke its contract."""
         line = self.built.line
         ticks = cycles_per_ns()
-        from transport.clock import cycles_now
-
         while True:
             if self.speed:
                 line.control["until_ns"] = self._until()
@@ -107,7 +97,7 @@ class Session:
             elif why == PACED:
                 time.sleep(0.001)
             elif why == FAULT:
-                raise LineStopped(self._fault())
+                raise LineStopped(fault_text(self.built))
             elif why == DONE:
                 return
             assert why in (SLICE_OVER, WANTS_WINDOW, LOGS_FULL, PACED)
@@ -141,17 +131,19 @@ class Session:
         counts[:] = 0
         self.take(batch)
 
-    def _fault(self) -> str:
-        line = self.built.line
-        control = line.control[0]
-        sub = line.signals.subs[int(line.signals.failed[0])]
-        strategy = self.built.strategies[int(sub["strategy_id"]) - 1]
-        what = FAULTS[int(control["fault"])]
-        detail = ""
-        if strategy.loaded.errors:
-            error = strategy.loaded.errors[-1]
-            detail = f" ({type(error).__name__}: {error})"
-        return (
-            f"strategy {strategy.name} {what}{detail} at seq {int(control['fault_seq'])}, instrument "
-            f"{self.built.instruments[int(sub['instrument_id'])].name}; the journal is whole up to that input"
-        )
+
+def fault_text(built: Built) -> str:
+    """Which strategy broke its contract, how, and where."""
+    line = built.line
+    control = line.control[0]
+    sub = line.signals.subs[int(line.signals.failed[0])]
+    strategy = built.strategies[int(sub["strategy_id"]) - 1]
+    what = FAULTS[int(control["fault"])]
+    detail = ""
+    if strategy.loaded.errors:
+        error = strategy.loaded.errors[-1]
+        detail = f" ({type(error).__name__}: {error})"
+    return (
+        f"strategy {strategy.name} {what}{detail} at seq {int(control['fault_seq'])}, instrument "
+        f"{built.instruments[int(sub['instrument_id'])].name}; the journal is whole up to that input"
+    )

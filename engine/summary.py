@@ -38,6 +38,7 @@ class Tally:
         self.marks: dict[int, dict[tuple[int, int], int]] = {}  # time -> account -> net money units
         self.held: dict[tuple[int, int], int] = {}
         self.last: dict[tuple[int, int], dict[str, int]] = {}
+        self.executions: Counter[tuple[int, int]] = Counter()
 
     def piece(self, rows: Rows) -> None:
         """Fold stamped input records."""
@@ -76,7 +77,7 @@ class Tally:
         self.last[account] = {k: int(r[k]) for k in ("qty_lots", "cost", "realised", "fee", "unrealised", "if_flattened")}
         when = int(r["ts_seq_ns"])
         if r["action"] == AFTER_FILL:
-            self.last[account]["fills"] = 0
+            self.executions[account] += 1
             self.held[account] = int(r["qty_lots"])
             total = sum(lots for (_, i), lots in self.held.items() if i == account[1])
             self.positions.setdefault(account[1], []).append((when, total))
@@ -113,6 +114,7 @@ class Tally:
                     "strategy": self.strategies[strategy - 1], "instrument": instrument.name,
                     "position": plain(instrument.qty(lots)), "average_price": average, "realised": self.money(row["realised"]),
                     "unrealised": self.money(row["unrealised"]), "fees": self.money(row["fee"]),
+                    "fills": self.executions[(strategy, i)],
                 }
             )  # fmt: skip
         return out

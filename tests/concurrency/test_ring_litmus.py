@@ -42,7 +42,7 @@ CAPACITY = 1024
 TAP_ROWS = 256
 WORDS = 16
 SLICE_NS = 20_000_000  # a kernel comes back this often when nothing moves
-LIMIT_S = 250.0
+LIMIT_S = 250.0 if RECORDS > 10_000_000 else 60.0  # then something is wrong, or the machine is drowning
 SPAWN = multiprocessing.get_context("spawn")  # as workers are started; a fork would share what must not be
 
 

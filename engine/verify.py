@@ -1,0 +1,291 @@
+"""`tickline verify`: three verdicts about a run, each naming where.
+
+    1  the evidence      logs, tapes, blobs and hashes are as they were written             segment, block, seq
+    2  the program       sources, configuration, strategies, instruments are the run's      file or key, both values
+    3  the decisions     re-executing the input log makes the same rows, byte for byte      seq, stage, field, both values
+
+A wrong program does not stop the re-execution: it shows what the difference did. Damaged evidence does, where it is unreadable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from engine.config import Config, dump, resolve
+from engine.errors import ConfigError
+from engine.journaling import INPUT_LOG, Rows, decision_hash
+from engine.line import Built, build_line
+from engine.loops import DECIDING, FAULT, LOGS_FULL, MISSED_REPORT, NO_REPORT, OTHER_REPORT, SLICE_OVER, run_logged
+from engine.run_folder import Run, environment, open_run
+from engine.session import fault_text
+from handlers.signals.errors import StrategyError
+from transport import blobs
+from transport.errors import DamagedError, LayoutError, TransportError
+from transport.records import KIND_OF, NAME_OF
+
+PIECE_ROWS = 4096
+REPORTS = {
+    NO_REPORT: "the log has a report that the exchange does not make",
+    OTHER_REPORT: "the exchange makes another report",
+    MISSED_REPORT: "the log lacks a report that the exchange makes",
+}
+
+
+@dataclass
+class Verdicts:
+    """Findings by verdict, in words; empty lists throughout mean that the run is proved."""
+
+    evidence: list[str] = field(default_factory=list)
+    program: list[str] = field(default_factory=list)
+    decisions: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    inputs: int = 0
+
+    @property
+    def proved(self) -> bool:
+        """True when no verdict has a finding."""
+        return not (self.evidence or self.program or self.decisions)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For --json."""
+        return {
+            "proved": self.proved, "inputs": self.inputs, "evidence": self.evidence, "program": self.program,
+            "decisions": self.decisions, "notes": self.notes,
+        }  # fmt: skip
+
+
+def verify(folder: Path, progress: Callable[[str, int], None] = lambda what, n: None) -> Verdicts:
+    """Verify a run; raises RunError for a folder that is none."""
+    found = Verdicts()
+    try:
+        run = open_run(folder)
+    except TransportError as error:
+        found.evidence.append(str(error))
+        return found
+    progress("checking the evidence", 0)
+    _check_evidence(run, found)
+    progress("comparing the program", 0)
+    config = _check_program(run, found)
+    if config is None:
+        return found
+    try:
+        _re_execute(run, config, found, progress)
+    except (DamagedError, LayoutError) as error:
+        if not found.evidence:
+            found.evidence.append(str(error))
+        found.notes.append("re-execution stopped where the evidence is damaged")
+    return found
+
+
+def _check_evidence(run: Run, found: Verdicts) -> None:
+    for tape in run.tapes:
+        found.evidence += [f"tape {damage}" for damage in tape.verify()]
+    for feed, tape in zip(run.facts.feeds, run.tapes, strict=False):
+        if feed.get("content") != tape.content:
+            found.evidence.append(f"tape {tape.path}: content {tape.content[:16]}…, the run read {str(feed.get('content'))[:16]}…")
+    hashes: dict[str, str] = {}
+    for name in (INPUT_LOG, *DECIDING):
+        try:
+            log = run.input_log() if name == INPUT_LOG else run.log(name)
+            damages = log.verify()
+            found.evidence += [f"log {name}: {damage}" for damage in damages]
+            if log.torn:
+                found.notes.append(f"log {name}: {log.torn}")
+            elif not log.closed:
+                found.notes.append(f"log {name} was never closed: the run did not end")
+            if not damages:
+                hashes[name] = log.digest
+        except TransportError as error:
+            found.evidence.append(f"log {name}: {error}")
+    for sha in (run.facts.config_sha, run.facts.instruments_sha):
+        try:
+            blobs.get(run.folder / "blobs", sha)
+        except TransportError as error:
+            found.evidence.append(str(error))
+    _check_summary(run, hashes, found)
+
+
+def _check_summary(run: Run, hashes: dict[str, str], found: Verdicts) -> None:
+    try:
+        said = run.summary().get("hashes", {})
+    except msgspec.MsgspecError as error:
+        found.evidence.append(f"summary.json cannot be read: {error}")
+        return
+    if not said:
+        found.notes.append("the run has no summary: it did not end")
+        return
+    if INPUT_LOG in hashes and said.get("input_log_hash") != hashes[INPUT_LOG]:
+        found.evidence.append(f"summary.json: input_log_hash {said.get('input_log_hash')}, the log's is {hashes[INPUT_LOG]}")
+    if all(name in hashes for name in DECIDING) and said.get("decision_log_hash") != decision_hash(hashes):
+        found.evidence.append(f"summary.json: decision_log_hash {said.get('decision_log_hash')}, the logs' is {decision_hash(hashes)}")
+
+
+def _check_program(run: Run, found: Verdicts) -> Config | None:
+    """Compare what would run now with what ran; returns the configuration to re-execute with."""
+    try:
+        config = run.config()
+    except (ConfigError, OSError) as error:
+        found.program.append(f"config.toml: {error}")
+        return None
+    _compare_config(run, config, found)
+    now = environment({})
+    try:
+        then = msgspec.json.decode((run.folder / "environment.json").read_bytes())
+    except (OSError, msgspec.MsgspecError) as error:
+        found.program.append(f"environment.json cannot be read: {error}")
+        return config
+    _compare("source", then.get("sources", {}), now["sources"], found.program)
+    for key, was in then.get("toolchain", {}).items():
+        value = now["toolchain"].get(key)
+        if value != was:  # another CPU or LLVM must give the same bits: not a fault, but worth knowing
+            (found.program if key == "layout" else found.notes).append(f"toolchain {key}: {was} in the run, {value} now")
+    return config
+
+
+def _compare_config(run: Run, config: Config, found: Verdicts) -> None:
+    try:
+        text = blobs.get(run.folder / "blobs", run.facts.config_sha).decode()
+    except TransportError:
+        return  # told with the evidence
+    if dump(config) == text:
+        return
+    temporary = run.folder / "blobs" / run.facts.config_sha
+    was = _flat(resolve(temporary)[0])
+    now = _flat(config)
+    _compare("configuration", was, now, found.program)
+
+
+def _flat(config: Config) -> dict[str, str]:
+    out: dict[str, str] = {}
+
+    def walk(value: Any, at: str) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(inner, f"{at}.{key}" if at else str(key))
+        elif isinstance(value, list | tuple):
+            for n, inner in enumerate(value):
+                walk(inner, f"{at}.{n}")
+        else:
+            out[at] = str(value)
+
+    walk(msgspec.to_builtins(config), "")
+    return out
+
+
+def _compare(what: str, was: dict[str, str], now: dict[str, str], out: list[str]) -> None:
+    for key in sorted(was.keys() | now.keys()):
+        if was.get(key) != now.get(key):
+            out.append(f"{what} {key}: {was.get(key, 'absent')} in the run, {now.get(key, 'absent')} now")
+
+
+class _Compared:
+    """The decision rows made now beside those of the log of one stage."""
+
+    def __init__(self, run: Run, stage: str) -> None:
+        self.stage = stage
+        self._log = run.log(stage)
+        self._at = 0
+
+    def differs(self, made: Rows) -> str | None:
+        """Where `made`, the next rows, first differ from the log; None when they do not."""
+        total = self._log.rows_total
+        wanted = min(len(made), total - self._at)
+        logged = self._log.rows(self._at, wanted)
+        a, b = logged.view(np.uint8).reshape(wanted, -1), made[:wanted].view(np.uint8).reshape(wanted, -1)
+        bad = np.flatnonzero((a != b).any(axis=1))
+        if len(bad):
+            k = int(bad[0])
+            return self._words(logged[k : k + 1], made[k : k + 1])
+        self._at += wanted
+        if wanted < len(made):
+            r = made[wanted]
+            return f"seq {r['seq']}, stage {self.stage}: a {NAME_OF[int(r['kind'])]} row is made that the log does not have"
+        return None
+
+    def left(self) -> str | None:
+        """A row of the log that was not made, or None."""
+        if self._at >= self._log.rows_total:
+            return None
+        r = self._log.rows(self._at, 1)[0]
+        return f"seq {r['seq']}, stage {self.stage}: the log has a {NAME_OF[int(r['kind'])]} row that is not made"
+
+    def _words(self, was: Rows, now: Rows) -> str:
+        head = f"seq {was[0]['seq']}, stage {self.stage}, row {was[0]['row']}"
+        if was[0]["kind"] != now[0]["kind"]:
+            return f"{head}: kind {NAME_OF.get(int(was[0]['kind']))} in the log, {NAME_OF.get(int(now[0]['kind']))} now"
+        return f"{head} ({NAME_OF[int(was[0]['kind'])]}): {'; '.join(differences(was[0], now[0]))}"
+
+
+def differences(was: Any, now: Any) -> list[str]:
+    """Fields of two slots of one kind that differ, with both values."""
+    record = KIND_OF.get(int(was["kind"]))
+    names = record.__struct_fields__ if record else was.dtype.names
+    out = [f"{n} {was[n]} in the log, {now[n]} now" for n in names if np.any(was[n] != now[n])]
+    return out or ["bytes outside the kind's fields differ"]
+
+
+def _pieces(run: Run) -> Iterator[Rows]:
+    for _, rows in run.input_log().blocks():
+        yield rows
+
+
+def _re_execute(run: Run, config: Config, found: Verdicts, progress: Callable[[str, int], None]) -> None:
+    base = Path(run.facts.base)
+    try:
+        built = build_line(config, run.facts.instruments, len(run.facts.feeds), run.facts.epoch, base)
+    except (StrategyError, ConfigError) as error:
+        found.program.append(str(error))
+        return
+    sources: dict[str, str] = {}
+    for strategy in built.strategies:
+        sources |= strategy.loaded.sources
+    then = msgspec.json.decode((run.folder / "environment.json").read_bytes())
+    _compare("strategy file", then.get("strategies", {}), sources, found.program)
+    compared = [_Compared(run, name) for name in DECIDING]
+    for rows in _pieces(run):
+        why = _run_piece(built, rows, compared)
+        found.inputs += len(rows)
+        progress("re-executing", found.inputs)
+        if why:
+            found.decisions.append(why)
+            return
+    found.decisions += [text for text in (c.left() for c in compared) if text]
+
+
+def _run_piece(built: Built, rows: Rows, compared: list[_Compared]) -> str | None:
+    """Re-execute one block; what diverged first, in words, or None."""
+    at = 0
+    while at < len(rows):
+        at, why = (int(v) for v in run_logged(built.line, rows, at, len(rows)))
+        differing = _compare_logs(built, compared)
+        if differing:
+            return differing
+        if why == FAULT:
+            return fault_text(built)
+        if why in REPORTS:
+            text = f"seq {rows[at]['seq']}, stage exchange: {REPORTS[why]}"
+            if why == OTHER_REPORT:
+                text += f" ({'; '.join(differences(rows[at], built.line.scratch.input[1]))})"
+            return text
+        assert why in (SLICE_OVER, LOGS_FULL)
+    return None
+
+
+def _compare_logs(built: Built, compared: list[_Compared]) -> str | None:
+    counts = built.line.logs.counts
+    first: tuple[int, str] | None = None
+    for k, c in enumerate(compared):
+        rows: Rows = getattr(built.line.logs, c.stage)[: int(counts[k])]
+        text = c.differs(rows) if len(rows) else None
+        if text:
+            seq = int(text.split(",")[0].removeprefix("seq "))
+            first = min(first, (seq, text)) if first else (seq, text)
+    counts[:] = 0
+    return first[1] if first else None
+
