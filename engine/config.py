@@ -86,7 +86,6 @@ class FeaturesConfig(Section, frozen=True):
     ema_fast: Window = 50  # about 5 s of a book published every 100 ms
     ema_slow: Window = 200  # four times the fast, the usual ratio of a crossover
     volatility_window: Window = 200  # as the slow average, so that both turn over together
-    imbalance_depth: Annotated[int, Meta(ge=1, le=32)] = 1  # levels a side; the best one says most
     bar_interval_s: Annotated[int, Meta(ge=1, le=86_400)] = 60  # the minute bar
 
 

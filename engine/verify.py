@@ -289,3 +289,16 @@ def _compare_logs(built: Built, compared: list[_Compared]) -> str | None:
     counts[:] = 0
     return first[1] if first else None
 
+def feature_rows(run: Run) -> Iterator[Rows]:
+    """Every row of FEATURES, bars and features, made again from the input log: a run keeps only their digests."""
+    config = msgspec.structs.replace(run.config(), line=msgspec.structs.replace(run.config().line, log_features=True))
+    built = build_line(config, run.facts.instruments, len(run.facts.feeds), run.facts.epoch, Path(run.facts.base))
+    counts = built.line.logs.counts
+    for rows in _pieces(run):
+        at = 0
+        while at < len(rows):
+            at, why = (int(v) for v in run_logged(built.line, rows, at, len(rows)))
+            if why not in (SLICE_OVER, LOGS_FULL):
+                raise DamagedError(f"{run.folder}: re-execution diverges at seq {rows[at]['seq']}; run tickline verify")
+            yield built.line.logs.features[: int(counts[0])].copy()
+            counts[:] = 0

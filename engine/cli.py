@@ -1,0 +1,256 @@
+"""The `tickline` command. Nothing heavy is imported before a command needs it: `--help` must be instant.
+
+Exit codes: 0 done, 1 a run that is not proved or a strategy that stopped the line, 2 bad usage, input or configuration,
+3 a resource refused (disk, shared memory), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="An event-driven trading engine that can prove what it did.")
+new_app = typer.Typer(no_args_is_help=True, help="Write the beginnings of something.")
+app.add_typer(new_app, name="new")
+
+Feeds = Annotated[list[str], typer.Argument(help="capture file or folder, a.gz,b.gz, tape, run folder, or synthetic:ROWS[:SEED[:INSTRUMENTS]]")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file")]
+Json = Annotated[bool, typer.Option("--json", help="machine-readable result on stdout")]
+TABLES = "trades|quotes|tops|bars|features|signals|orders|fills|positions|pnl"
+
+
+class _Bar:
+    """Progress on stderr: a bar on a terminal, nothing otherwise."""
+
+    def __init__(self, quiet: bool) -> None:
+        from rich.console import Console
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        console = Console(stderr=True)
+        self._bar = Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed:,.0f} inputs"), TimeElapsedColumn(),
+            console=console, transient=True, disable=quiet or not console.is_terminal,
+        )  # fmt: skip
+        self._task = self._bar.add_task("starting", total=None)
+
+    def __enter__(self) -> Callable[[str, int], None]:
+        self._bar.start()
+        return self.say
+
+    def __exit__(self, *exc: object) -> None:
+        self._bar.stop()
+
+    def say(self, what: str, inputs: int) -> None:
+        """Show what goes on."""
+        if what == "compiling":
+            what = "compiling (the first time takes about a minute, later starts load it)"
+        self._bar.update(self._task, description=what, completed=inputs)
+
+
+def _speed(text: str) -> float:
+    if text == "max":
+        return 0.0
+    try:
+        value = float(text.removesuffix("x"))
+    except ValueError:
+        value = 0.0
+    if value <= 0:
+        raise typer.BadParameter(f"{text!r} is not max, 1x, 10x, …")
+    return value
+
+
+def _resolve(path: Path | None, flags: dict[str, Any]) -> tuple[Any, dict[str, str]]:
+    import os
+
+    from engine.config import resolve
+
+    return resolve(path, flags, os.environ)
+
+
+@app.command()
+def replay(
+    feeds: Feeds,
+    config: ConfigFile = None,
+    speed: Annotated[str, typer.Option(help="max, or so many times the recorded speed: 1x, 10x")] = "max",
+    placement: Annotated[str | None, typer.Option(help="fused, split or staged")] = None,
+    out: Annotated[Path | None, typer.Option(help="run folder; runs/<number> when not given")] = None,
+    embed: Annotated[bool | None, typer.Option("--embed", help="store a tape's records in the journal too")] = None,
+    at_end: Annotated[str | None, typer.Option(help="mark or flatten open positions")] = None,
+    as_json: Json = False,
+) -> None:
+    """Replay recorded feeds through the whole line and leave a run folder."""
+    flags = {"runtime.placement": placement, "journal.embed": embed, "account.at_end": at_end}
+    resolved, origins = _resolve(config, flags)
+    base = config.resolve().parent if config else Path()
+    _replay(feeds, resolved, origins, out, base, _speed(speed), as_json)
+
+
+def _replay(
+    feeds: list[str], config: Any, origins: dict[str, str], out: Path | None, base: Path, speed: float, as_json: bool
+) -> None:
+    from engine.replay import replay as run
+    from engine.report import render_table
+
+    with _Bar(as_json) as progress:
+        done = run(feeds, config, origins, out, base=base, speed=speed, progress=progress)
+    if as_json:
+        _print_json({"run": str(done.folder), **done.summary})
+        return
+    render_table(done.summary)
+    typer.echo(f"\nrun folder {done.folder}   picture {done.folder / 'report.html'}   proof: tickline verify {done.folder}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="run folder, replaced if it is one")] = Path("runs/demo"),
+    rows: Annotated[int, typer.Option(help="records to generate", min=1000)] = 2_000_000,
+    seed: Annotated[int, typer.Option(help="of the generator")] = 7,
+) -> None:
+    """Generate synthetic order flow, replay it with two strategies, and leave a run folder with a picture."""
+    import shutil
+
+    if (out / "run.json").is_file():
+        shutil.rmtree(out)
+    config = Path(__file__).with_name("demo.toml")
+    resolved, origins = _resolve(config, {})
+    _replay([f"synthetic:{rows}:{seed}:3"], resolved, origins, out, Path(), 0.0, False)
+
+
+@app.command()
+def verify(run: Annotated[Path, typer.Argument(help="run folder")], as_json: Json = False) -> None:
+    """Prove a run: its evidence, its program, and every decision, re-executed."""
+    from engine.verify import verify as check
+
+    with _Bar(as_json) as progress:
+        found = check(run, progress)
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        for name, lines in (("evidence", found.evidence), ("program", found.program), ("decisions", found.decisions)):
+            typer.echo(f"{name:<10} {'holds' if not lines else 'DOES NOT HOLD'}")
+            for line in lines[:20]:
+                typer.echo(f"    {line}")
+            if len(lines) > 20:
+                typer.echo(f"    and {len(lines) - 20} more")
+        for note in found.notes:
+            typer.echo(f"note       {note}")
+        typer.echo(f"{'proved' if found.proved else 'NOT proved'}: {found.inputs:,} inputs re-executed")
+    raise typer.Exit(0 if found.proved else 1)
+
+
+@app.command()
+def export(
+    sources: Annotated[list[str], typer.Argument(help="a run folder, or feeds")],
+    table: Annotated[str, typer.Option(help=TABLES)],
+    form: Annotated[str, typer.Option("--format", help="csv or parquet")] = "csv",
+    out: Annotated[Path | None, typer.Option(help="file; standard output when not given")] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Write a table with exact decimals and nanosecond timestamps."""
+    from engine.tables_of_run import export as write
+
+    resolved, _ = _resolve(config, {})
+    rows = write(sources, table, resolved, out, form)
+    typer.echo(f"{rows:,} rows of {table}" + (f" in {out}" if out else ""), err=True)
+
+
+@app.command("import")
+def import_(
+    feeds: Feeds, out: Annotated[Path, typer.Option(help="tape to write")], config: ConfigFile = None, as_json: Json = False
+) -> None:
+    """Decode and merge feeds once, into a tape that later replays map into memory."""
+    from engine.importing import import_feeds
+
+    resolved, _ = _resolve(config, {})
+    with _Bar(as_json) as progress:
+        facts = import_feeds(feeds, resolved.instrument, out, progress)
+    if as_json:
+        _print_json(facts)
+        return
+    typer.echo(f"{facts['rows']:,} records of {', '.join(facts['instruments'])} in {out}")
+    for reason, n in facts["refused"].items():
+        typer.echo(f"    {reason}: {n:,}")
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What this machine offers, what is missing, and the fix."""
+    from rich.console import Console
+
+    from engine.doctor import inspect, is_fit, render, to_json
+
+    findings = inspect()
+    if as_json:
+        typer.echo(to_json(findings))
+    else:
+        Console().print(render(findings))
+    raise typer.Exit(0 if is_fit(findings) else 1)
+
+
+@app.command()
+def config(config: ConfigFile = None) -> None:
+    """Show the configuration as resolved, each value with its origin."""
+    from engine.config import dump
+
+    resolved, origins = _resolve(config, {})
+    typer.echo(dump(resolved, origins), nl=False)
+
+
+@new_app.command("strategy")
+def new_strategy(
+    name: Annotated[str, typer.Argument(help="lower case, a Python name")],
+    folder: Annotated[Path, typer.Option(help="where to write it")] = Path(),
+) -> None:
+    """Write a running example strategy with its test and a configuration."""
+    from engine.scaffold import new_strategy as write
+
+    for path in write(name, folder):
+        typer.echo(f"wrote {path}")
+    typer.echo(f"try it:   tickline replay synthetic:1_000_000 --config {folder / name}.toml")
+    typer.echo(f"test it:  python -m pytest {folder / f'test_{name}.py'}")
+
+
+def _print_json(value: Any) -> None:
+    import msgspec
+
+    typer.echo(msgspec.json.encode(value).decode())
+
+
+def _known_error(error: Exception) -> int | None:
+    """Exit code of an error that a user can act on; None for a bug, whose traceback is wanted."""
+    from engine.errors import EngineError, LineStopped
+    from handlers.ingest.errors import FeedError
+    from transport.errors import SegmentError, StorageError, TransportError
+
+    if isinstance(error, LineStopped):
+        return 1
+    if isinstance(error, StorageError | SegmentError):
+        return 3
+    if isinstance(error, EngineError | FeedError | TransportError) or type(error).__module__ == "handlers.signals.errors":
+        return 2
+    return None
+
+
+def main() -> None:
+    """Entry point: a known error is told in words, with its exit code; anything else is a bug and shows where."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
+    except Exception as error:
+        code = _known_error(error)
+        if code is None:
+            raise
+        typer.echo(f"tickline: {error}", err=True)
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

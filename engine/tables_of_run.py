@@ -1,0 +1,91 @@
+"""`tickline export`: which rows a table is made of, from a run's logs or from feeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.config import Config
+from engine.errors import EngineError
+from engine.export import write_table
+from engine.feeds import open_feeds
+from engine.importing import merged
+from engine.journaling import Rows
+from engine.run_folder import Run, open_run
+from engine.tables import TOP
+from handlers.domain.book import apply_market, best_lots, best_price, level_at, new_markets
+from transport.compiled import kernel
+from transport.instruments import Instrument
+from transport.records import ASK, BID, BOOK_DELTA, EVENT_END
+
+CHUNK_ROWS = 1 << 16
+FROM_INPUT = ("trades", "quotes", "tops", "fills")
+FROM_LOG = {"signals": "signals", "orders": "orders", "positions": "orders", "pnl": "orders"}
+RE_EXECUTED = ("bars", "features")
+
+
+@kernel
+def fold_tops(markets, books, rows, out):
+    """Fold market records and write a TOP after each applied event of a book (snapshots set the book, they are no row)."""
+    n = 0
+    for i in range(len(rows)):
+        r = rows[i]
+        if r.instrument_id >= len(markets):
+            continue
+        m = markets[r.instrument_id]
+        apply_market(m, books, r)
+        if r.kind != BOOK_DELTA or not r.flags & EVENT_END or not m.valid:
+            continue
+        t = out[n]
+        t.ts_recv_ns, t.instrument_id, t.venue_seq = r.ts_recv_ns, r.instrument_id, r.venue_seq
+        t.bid_ticks = t.bid_lots = t.bid_orders = t.ask_ticks = t.ask_lots = t.ask_orders = 0
+        if best_lots(m, BID) > 0:
+            t.bid_ticks, t.bid_lots = best_price(m, BID), best_lots(m, BID)
+            t.bid_orders = level_at(m, BID, t.bid_ticks)[1]
+        if best_lots(m, ASK) > 0:
+            t.ask_ticks, t.ask_lots = best_price(m, ASK), best_lots(m, ASK)
+            t.ask_orders = level_at(m, ASK, t.ask_ticks)[1]
+        n += 1
+    return n
+
+
+def tops(chunks: Iterator[Rows], instruments: Sequence[Instrument]) -> Iterator[np.ndarray[Any, Any]]:
+    """Top of the book after every applied book event, dtype TOP, chunk by chunk."""
+    markets, books = new_markets([i.book == "l3" for i in instruments])
+    out = np.zeros(CHUNK_ROWS, TOP)
+    for rows in chunks:
+        for start in range(0, len(rows), CHUNK_ROWS):
+            part = np.ascontiguousarray(rows[start : start + CHUNK_ROWS])
+            n = int(fold_tops(markets, books, part, out))
+            yield out[:n].copy()
+
+
+def export(sources: Sequence[str], table: str, config: Config, out: Path | None, form: str) -> int:
+    """Write `table` of one run, or of feeds merged as a replay would, to `out` (None: standard output); returns its rows."""
+    if len(sources) == 1 and (Path(sources[0]) / "run.json").is_file():
+        run = open_run(Path(sources[0]))
+        rows = _rows_of_run(run, table)
+        decimals = run.config().account.money_decimals
+        return write_table(rows, table, run.instruments, out, form, decimals)
+    feeds, instruments = open_feeds(sources, config.instrument)
+    if table not in ("trades", "quotes", "tops"):
+        raise EngineError(f"{table} are made by a run: replay the feed first, then export the run's folder")
+    chunks, _ = merged(feeds, instruments, CHUNK_ROWS)
+    rows = tops(chunks, instruments) if table == "tops" else chunks
+    return write_table(rows, table, instruments, out, form)
+
+
+def _rows_of_run(run: Run, table: str) -> Iterator[Rows]:
+    if table in FROM_LOG:
+        return (rows for _, rows in run.log(FROM_LOG[table]).blocks())
+    if table in RE_EXECUTED:
+        from engine.verify import feature_rows
+
+        return feature_rows(run)
+    blocks = (rows for _, rows in run.input_log().blocks())
+    return tops(blocks, run.instruments) if table == "tops" else blocks
+
+
