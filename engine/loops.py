@@ -98,8 +98,20 @@ def keep(log, count, rows, n):
 
 
 @kernel(inline=True)
-def step_line(line, r):
-    """FEATURES, SIGNALS, RISK, ORDERS and the exchange on one stamped input; 0, or a negative fault of a strategy."""
+def lap(line, stage, began):
+    """Count the cycles since `began` for a stage; returns the time now."""
+    now = cycles()
+    record_value(line.histograms[stage], now - began)
+    return now
+
+
+@kernel(inline=True)
+def step_line(line, r, timed):
+    """FEATURES, SIGNALS, RISK, ORDERS and the exchange on one stamped input; 0, or a negative fault of a strategy.
+
+    `timed` inputs are measured stage by stage; nothing that is decided depends on it.
+    """
+    began = cycles() if timed else np.int64(0)
     logs, scratch = line.logs, line.scratch
     counts = logs.counts
     here = np.int64(r.instrument_id) if r.instrument_id < len(line.markets) else 0
@@ -114,7 +126,11 @@ def step_line(line, r):
     if checkpoint:
         copy_slot(logs.features[counts[0]], scratch.features[n_features])
         counts[0] += 1
+    if timed:
+        began = lap(line, FEATURES, began)
     n_signals = step_signals(line.signals, line.markets, r, scratch.features, n_features, scratch.signals)
+    if timed:
+        began = lap(line, SIGNALS, began)
     if n_signals < 0:
         return n_signals
     if n_signals == 0 and not concerns_risk(r.kind) and not concerns_orders(r.kind):
@@ -122,8 +138,12 @@ def step_line(line, r):
     counts[1] = keep(logs.signals, counts[1], scratch.signals, n_signals)
     n_risk = step_risk(line.risk, line.markets, r, scratch.signals, n_signals, scratch.risk)
     counts[2] = keep(logs.risk, counts[2], scratch.risk, n_risk)
+    if timed:
+        began = lap(line, RISK, began)
     n_orders = step_orders(line.orders, line.paper, line.markets, r, scratch.risk, n_risk, scratch.orders)
     counts[3] = keep(logs.orders, counts[3], scratch.orders, n_orders)
+    if timed:
+        lap(line, ORDERS, began)
     return 0
 
 
@@ -176,7 +196,7 @@ def run_logged(owned, rows, first, last):
         elif due < r.ts_seq_ns or (due == r.ts_seq_ns and r.source_id >= FEED_BASE):
             return i, MISSED_REPORT
         line.kinds[r.kind] += 1
-        fault = step_line(line, r)
+        fault = step_line(line, r, False)
         if fault:
             control.fault, control.fault_seq = fault, r.seq
             return i, FAULT
@@ -214,7 +234,7 @@ def run_fused(owned, deadline):
         line.kinds[r.kind] += 1
         timed = r.seq & control.sample_mask == 0
         began = cycles() if timed else np.int64(0)
-        fault = step_line(line, r)
+        fault = step_line(line, r, timed)
         if timed:
             record_value(line.histograms[WHOLE], cycles() - began)
         if fault:

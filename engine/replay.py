@@ -85,7 +85,7 @@ def _session(
     config: Config, built: Built, windows: list[Any], journal: RunJournal, speed: float, base: Path, folder: Path
 ) -> Any:
     if config.runtime.placement == "fused":
-        return Session(built, windows, journal.put, speed)
+        return Session(built, windows, journal.put, speed, config.line.timer_origin_ns)
     from engine.supervisor import PlacedSession
 
     return PlacedSession(config.runtime.placement, built, windows, journal.put, speed, config, base, folder.name, 1)

@@ -56,12 +56,13 @@ class Intake:
 class Session:
     """Drives `run_fused` over the feeds; `take` receives a Batch whenever there is one."""
 
-    def __init__(self, built: Built, feeds: Sequence[Iterator[Rows]], take: Callable[[Batch], None], speed: float = 0.0) -> None:
+    def __init__(self, built: Built, feeds: Sequence[Iterator[Rows]], take: Callable[[Batch], None], speed: float = 0.0, timer_origin_ns: int = 0) -> None:
         """`speed` 0 runs as fast as it can, else that many seconds of the feed a second."""
         self.built = built
         self.intakes = [Intake(f) for f in feeds]
         self.take = take
         self.speed = speed
+        self.timer_origin_ns = timer_origin_ns
         self.rows_done = 0
         self.first_ns: int | None = None
         self._began_ns = 0
@@ -77,7 +78,7 @@ class Session:
         times = [int(w["key_ns"]) for w in sequencer.windows if w["rows"]]
         first = min(times) if times else 0
         self.first_ns = first
-        start_timers(sequencer, first)
+        start_timers(sequencer, first, self.timer_origin_ns)
         first_words(first)
         self._began_ns = time.monotonic_ns()
 

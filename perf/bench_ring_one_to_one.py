@@ -234,6 +234,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if zmq is not None:
         ratio = harness.Spread.of([a / b for a, b in zip(rates["ring, by 16"], rates["pyzmq ipc, by 1"], strict=True)])
         print(f"ring by 16 over pyzmq ipc, a record a message: {ratio.median:.0f} x (target {TARGET:.0f} x)")
+    if args.small:
+        print("the small size checks that this runs and answers right; it is too short to quote")
     print(f"{harness.machine_text(harness.machine())}; {rounds} rounds, {records:,} records, {messages:,} messages")
     return 0
 

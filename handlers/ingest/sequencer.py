@@ -103,10 +103,11 @@ def open_window(s: Sequencer, feed: int, rows: np.ndarray, first: int, final: bo
     w["key_ns"] = max(last, int(rows[0]["ts_recv_ns"])) if len(rows) else (NEVER if final else last)
 
 
-def start_timers(s: Sequencer, first_ns: int) -> None:
-    """The first timer is due one interval after the first record's time."""
+def start_timers(s: Sequencer, first_ns: int, origin_ns: int = 0) -> None:
+    """Timers are due at origin + k * interval, k >= 1, from the first record's time on; origin 0 is that time itself."""
     interval = int(s.head[0]["timer_ns"])
-    s.head[0]["timer_due"] = first_ns + interval if interval else NEVER
+    origin = origin_ns or first_ns
+    s.head[0]["timer_due"] = origin + interval * max(1, -((origin - first_ns) // interval)) if interval else NEVER
 
 
 @kernel(inline=True)
