@@ -81,7 +81,7 @@ def oracle_reports(stream: list[Fields], exchange: Exchange, **latencies: int) -
     return [report.telling() for _, _, report in other.reports]
 
 
-@pytest.mark.parametrize("case", range(6))
+@pytest.mark.parametrize("case", range(12))
 def test_reports_equal_those_of_the_plain_exchange(case: int, seed: int) -> None:
     stream = random_stream(seed + case)
     exchange = Exchange(2, 150, 90 * (case % 2), 1000, 40 * (case % 2), seed=9)
