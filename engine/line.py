@@ -13,7 +13,7 @@ import numpy as np
 
 from engine.config import Config
 from engine.errors import ConfigError
-from engine.loops import CONTROL, DECIDING, LOG_ROWS, STAGES, Line, Logs, Scratch
+from engine.loops import CONTROL, DECIDING, LOG_ROWS, STAGES, Line, Logs, Scratch, run_fused
 from engine.observe.histogram import HISTOGRAM
 from handlers.domain.book import new_markets
 from handlers.domain.queue import NEVER, push_first
@@ -165,6 +165,11 @@ def build_line(config: Config, instruments: Sequence[Instrument], feeds: int, ep
     line.control["log_features"] = config.line.log_features
     line.control["until_ns"] = NEVER
     return Built(line, tuple(instruments), strategies, terms)
+
+
+def load_kernels() -> None:
+    """Compile the line's loop, or load it from the disk cache, by running an empty line to its end: before any clock starts."""
+    run_fused(build_line(Config(), (), 0, 1, Path()).line, 0)
 
 
 def _mask(sample: int) -> int:

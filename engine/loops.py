@@ -107,7 +107,7 @@ def lap(line, stage, began):
 
 @kernel(inline=True)
 def step_line(line, r, timed):
-    """FEATURES, SIGNALS, RISK, ORDERS and the exchange on one stamped input; 0, or a negative fault of a strategy.
+    """FEATURES, SIGNALS, RISK, ORDERS and the exchange on one stamped input; 1 when it logged rows, a negative fault, else 0.
 
     `timed` inputs are measured stage by stage; nothing that is decided depends on it.
     """
@@ -134,7 +134,7 @@ def step_line(line, r, timed):
     if n_signals < 0:
         return n_signals
     if n_signals == 0 and not concerns_risk(r.kind) and not concerns_orders(r.kind):
-        return 0
+        return np.int64(checkpoint) | line.control[0].log_features
     counts[1] = keep(logs.signals, counts[1], scratch.signals, n_signals)
     n_risk = step_risk(line.risk, line.markets, r, scratch.signals, n_signals, scratch.risk)
     counts[2] = keep(logs.risk, counts[2], scratch.risk, n_risk)
@@ -144,7 +144,7 @@ def step_line(line, r, timed):
     counts[3] = keep(logs.orders, counts[3], scratch.orders, n_orders)
     if timed:
         lap(line, ORDERS, began)
-    return 0
+    return 1
 
 
 @kernel(inline=True)
@@ -179,8 +179,9 @@ def run_logged(owned, rows, first, last):
     reports = line.paper.reports
     r, made = line.scratch.input[0], line.scratch.input[1]
     i = first
+    logged = 1
     while i < last:
-        if not room_in_logs(line):
+        if logged and not room_in_logs(line):
             return i, LOGS_FULL
         copy_slot(r, rows[i])
         if advance(line.paper, line.markets, r.ts_seq_ns):
@@ -196,9 +197,9 @@ def run_logged(owned, rows, first, last):
         elif due < r.ts_seq_ns or (due == r.ts_seq_ns and r.source_id >= FEED_BASE):
             return i, MISSED_REPORT
         line.kinds[r.kind] += 1
-        fault = step_line(line, r, False)
-        if fault:
-            control.fault, control.fault_seq = fault, r.seq
+        logged = step_line(line, r, False)
+        if logged < 0:
+            control.fault, control.fault_seq = logged, r.seq
             return i, FAULT
         i += 1
     return i, SLICE_OVER
@@ -211,12 +212,15 @@ def run_fused(owned, deadline):
     s, control = line.sequencer, line.control[0]
     reports = line.paper.reports
     r = line.scratch.input[0]
+    arrivals = line.paper.arrivals.head[0]
     look = 0
+    logged = 1
     while True:
         source, when = peek(s, reports)
         if source == STARVED:
             return WANTS_WINDOW
-        if advance(line.paper, line.markets, when):
+        if arrivals.next_due < when:
+            advance(line.paper, line.markets, when)
             continue
         if source == NOTHING:
             if close_line(s):
@@ -224,7 +228,7 @@ def run_fused(owned, deadline):
             return DONE
         if when >= control.until_ns:
             return PACED
-        if full(s) or not room_in_logs(line):
+        if full(s) or (logged and not room_in_logs(line)):
             return LOGS_FULL
         if source >= 0:
             if not admit_feed(s, source, when, r):
@@ -234,11 +238,11 @@ def run_fused(owned, deadline):
         line.kinds[r.kind] += 1
         timed = r.seq & control.sample_mask == 0
         began = cycles() if timed else np.int64(0)
-        fault = step_line(line, r, timed)
+        logged = step_line(line, r, timed)
         if timed:
             record_value(line.histograms[WHOLE], cycles() - began)
-        if fault:
-            control.fault, control.fault_seq = fault, r.seq
+        if logged < 0:
+            control.fault, control.fault_seq = logged, r.seq
             return FAULT
         look += 1
         if look >= LOOK_EVERY:

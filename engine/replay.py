@@ -11,7 +11,7 @@ from typing import Any
 from engine.config import Config
 from engine.feeds import OpenFeed, open_feeds
 from engine.journaling import RunJournal
-from engine.line import Built, build_line, sequence_first_words
+from engine.line import Built, build_line, load_kernels, sequence_first_words
 from engine.report import write_report
 from engine.run_folder import begin_run, environment, new_folder, write_json
 from engine.session import Session
@@ -51,6 +51,7 @@ def replay(
     feeds, instruments = open_feeds(specs, config.instrument)
     by_reference = all(f.by_reference for f in feeds) and not config.journal.embed
     progress("compiling", 0)
+    load_kernels()
     built = build_line(config, instruments, len(feeds), 1, base)
     folder = new_folder(out)
     sources: dict[str, str] = {}

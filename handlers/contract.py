@@ -29,17 +29,20 @@ GUARD_ROWS = 8  # slots behind the rows, watched for writes past rows_max
 
 Fields = Sequence[tuple[str, str]] | Sequence[tuple[str, str, tuple[int, ...]]]
 
-VIEW_FIELDS: list[tuple[str, str]] = [
+ACCOUNT_FIELDS: list[tuple[str, str]] = [  # 64 bytes, kept by the runner and copied whole before each call
     ("position_lots", "i8"),  # signed, of this strategy in this instrument, fills reported so far
     ("open_buy_lots", "i8"),  # acknowledged and not yet filled or withdrawn
     ("open_sell_lots", "i8"),
     ("cost", "i8"),  # signed money paid for the open position
     ("realised", "i8"),
     ("fees", "i8"),
-    ("bid_ticks", "i8"),  # top of the book, 0 when a side is empty or the book is not valid
-    ("ask_ticks", "i8"),
     ("instrument_id", "i8"),
     ("strategy_id", "i8"),
+]
+VIEW_FIELDS: list[tuple[str, str]] = [
+    *ACCOUNT_FIELDS,
+    ("bid_ticks", "i8"),  # top of the book, 0 when a side is empty or the book is not valid
+    ("ask_ticks", "i8"),
 ]
 VIEW = np.dtype(VIEW_FIELDS)
 READABLE = {TRADE, FEATURE, FILL, TIMER, BAR, FORECAST, SIGNAL}

@@ -22,7 +22,7 @@ import msgspec
 from engine.config import Config, FeaturesConfig, LatencyConfig, LineConfig, StrategyConfig, resolve
 from engine.feeds import open_feeds
 from engine.journaling import RunJournal
-from engine.line import build_line, sequence_first_words
+from engine.line import build_line, load_kernels, sequence_first_words
 from engine.loops import DECIDING
 from engine.session import Session
 from engine.summary import Tally
@@ -61,6 +61,7 @@ def configuration() -> Config:
 def run(rows: int, embed: bool, cores: tuple[int, int] | None) -> dict[str, object]:
     """Run once and measure; raises what the line raises."""
     config = configuration()
+    load_kernels()
     feeds, instruments = open_feeds([str(tape_of(rows))], ())
     built = build_line(config, instruments, 1, 1, Path())
     tape = feeds[0].tape

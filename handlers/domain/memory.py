@@ -59,6 +59,19 @@ def copy_slot(typingctx: Any, target: Any, source: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def copy_line(typingctx: Any, target: Any, source: Any) -> Any:
+    """Copy one cache line, 64 bytes, from one int64 address to another."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        vector = ir.VectorType(ir.IntType(64), 8)
+        to, frm = (builder.inttoptr(a, vector.as_pointer()) for a in args)
+        builder.store(builder.load(frm, align=8), to, align=8)
+        return context.get_dummy_value()
+
+    return types.none(types.int64, types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def zero_slot(typingctx: Any, target: Any) -> Any:
     """Zero one slot."""
 
@@ -81,6 +94,18 @@ def slot_word(typingctx: Any, record: Any, index: Any) -> Any:
         return builder.load(builder.gep(words, [args[1]]), align=8)
 
     return types.uint64(REC_T, types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def set_slot_word(typingctx: Any, record: Any, index: Any, value: Any) -> Any:
+    """Store word `index` (0..15) of a slot whole: what is read back whole must not have been written in pieces."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        words = builder.bitcast(args[0], ir.IntType(64).as_pointer())
+        builder.store(args[2], builder.gep(words, [args[1]]), align=8)
+        return context.get_dummy_value()
+
+    return types.none(REC_T, types.int64, types.uint64), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]

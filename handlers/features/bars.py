@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from handlers.domain.memory import set_slot_word
 from transport.compiled import kernel
-from transport.records import BAR
 
 BAR_STATE = np.dtype(
     [
@@ -23,10 +23,9 @@ BAR_STATE = np.dtype(
 
 @kernel
 def close_bar(s, interval_ns, out):
-    """Write the open bar to `out` and forget it; returns the rows written, 0 or 1."""
+    """Write the open bar's fields to `out`, whose header is the caller's, and forget it; returns the rows written, 0 or 1."""
     if s.trades == 0:
         return 0
-    out.kind = BAR
     out.ts_open_ns = s.ts_open_ns
     out.interval_ns = interval_ns
     out.open_ticks = s.open_ticks
@@ -36,6 +35,7 @@ def close_bar(s, interval_ns, out):
     out.volume_lots = s.volume_lots
     out.notional_ticks_lots = s.notional_ticks_lots
     out.trades = s.trades
+    set_slot_word(out, 15, np.uint64(0))
     s.trades = 0
     return 1
 

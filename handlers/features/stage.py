@@ -11,21 +11,22 @@ from typing import NamedTuple
 import numpy as np
 
 from handlers.domain.book import best_lots, best_price, two_sided
-from handlers.domain.memory import slot_word, zero_slot
-from handlers.domain.rows import stamp
+from handlers.domain.memory import set_slot_word, slot_word, zero_slot
+from handlers.domain.rows import begin, stamp
 from handlers.domain.schema import FEATURES, SCHEMA_ID
 from handlers.features.bars import BAR_STATE, add_trade, close_bar
 from handlers.features.streaming import FEATURE_PARAMS, FEATURE_STATE, TOP_BOOK, TOP_QUOTE, update
 from transport.compiled import kernel
 from transport.records import (
-    ASK, BID, BOOK_DELTA, BOOK_SNAPSHOT, BY_FEATURES, CHECKPOINT, COMMAND, END_OF_FEED, EVENT_END, FEATURE, QUOTE, TRADE,
+    ASK, BAR, BID, BOOK_DELTA, BOOK_SNAPSHOT, BY_FEATURES, CHECKPOINT, COMMAND, END_OF_FEED, EVENT_END, FEATURE, QUOTE, TRADE,
 )  # fmt: skip
 
 ROWS_MAX = 520  # of one input: a bar an instrument at the end of the feed, a feature row, a checkpoint
 INSTRUMENTS_MAX = 512
-COUNT = len(FEATURES)
-DIGEST = np.dtype([("value", "u8"), ("rows", "i8")])
-_P1, _P2 = 0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F
+SCHEMA_WORD = np.uint64(SCHEMA_ID | len(FEATURES) << 32)  # schema_id and count
+DIGEST = np.dtype([("value", "u8"), ("rows", "i8"), ("due", "i8")])  # due: seq of the next checkpoint
+_P1, _P2 = 0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F  # odd, of xxHash
+_ODD = np.array([(_P1 * (2 * i + 1) ^ (_P2 >> i)) & 0xFFFFFFFFFFFFFFFF | 1 for i in range(16)], np.uint64)
 
 
 class FeaturesState(NamedTuple):
@@ -47,23 +48,23 @@ def new_features(
     params["bar_ns"], params["checkpoint"] = bar_ns, checkpoint
     params["top"] = TOP_QUOTE if top_quote else TOP_BOOK
     rows = max(1, instruments)
-    return FeaturesState(np.zeros(rows, FEATURE_STATE), np.zeros(rows, BAR_STATE), params, np.zeros(1, DIGEST))
+    digest = np.zeros(1, DIGEST)
+    digest["due"] = checkpoint - 1
+    return FeaturesState(np.zeros(rows, FEATURE_STATE), np.zeros(rows, BAR_STATE), params, digest)
 
 
 @kernel(inline=True)
 def fold_digest(digest, row):
-    """Mix one row's 16 words into the rolling digest: four lanes, so that the multiplications overlap."""
-    a = b = c = d = digest.value
-    for i in range(0, 16, 4):
-        a = (a ^ slot_word(row, i)) * np.uint64(_P1)
-        b = (b ^ slot_word(row, i + 1)) * np.uint64(_P2)
-        c = (c ^ slot_word(row, i + 2)) * np.uint64(_P1)
-        d = (d ^ slot_word(row, i + 3)) * np.uint64(_P2)
-        a ^= a >> np.uint64(29)
-        b ^= b >> np.uint64(31)
-        c ^= c >> np.uint64(30)
-        d ^= d >> np.uint64(33)
-    digest.value = (a ^ (b >> np.uint64(7))) * np.uint64(_P2) ^ (c * np.uint64(_P1) + d)
+    """Mix one row into the rolling digest: its place, instrument, kind and its own 80 bytes; the times are its cause's.
+
+    A sum of words times odd constants, whose products overlap, then one mix: a change of any single word always shows.
+    """
+    total = digest.value ^ slot_word(row, 0)
+    total += slot_word(row, 4) * np.uint64(_P2)
+    for i in range(6, 16):
+        total += slot_word(row, i) * _ODD[i]
+    total = (total ^ (total >> np.uint64(32))) * np.uint64(_P1)
+    digest.value = total ^ (total >> np.uint64(29))
     digest.rows += 1
 
 
@@ -73,9 +74,8 @@ def close_all_bars(state, r, out):
     n = 0
     for i in range(len(state.bars)):
         if state.bars[i].trades > 0:
-            zero_slot(out[n])
             close_bar(state.bars[i], state.params[0].bar_ns, out[n])
-            stamp(out[n], r, BY_FEATURES, n)
+            begin(out[n], r, BY_FEATURES, BAR, n)
             out[n].instrument_id = i
             n += 1
     return n
@@ -92,10 +92,9 @@ def step_features(state, m, r, out):
     i = np.int64(r.instrument_id)
     n = 0
     if r.kind == TRADE:
-        zero_slot(out[0])
         n = add_trade(state.bars[i], p.bar_ns, r, out[0])
         if n:
-            stamp(out[0], r, BY_FEATURES, 0)
+            begin(out[0], r, BY_FEATURES, BAR, 0)
     elif r.kind == COMMAND and r.action == END_OF_FEED:
         return close_all_bars(state, r, out)
     if not r.flags & EVENT_END:
@@ -109,12 +108,10 @@ def step_features(state, m, r, out):
             return n
         bid, ask, bid_lots, ask_lots = m.bid_ticks, m.ask_ticks, m.bid_lots, m.ask_lots
     row = out[n]
-    zero_slot(row)
-    row.kind = FEATURE
-    row.schema_id = SCHEMA_ID
-    row.count = COUNT
+    begin(row, r, BY_FEATURES, FEATURE, n)
     update(state.features[i], p, bid, bid_lots, ask, ask_lots, row["values"])
-    stamp(row, r, BY_FEATURES, n)
+    set_slot_word(row, 14, SCHEMA_WORD)
+    set_slot_word(row, 15, np.uint64(0))
     return n + 1
 
 
@@ -124,8 +121,9 @@ def digest_features(state, r, rows, n, out):
     digest = state.digest[0]
     for j in range(n):
         fold_digest(digest, rows[j])
-    if (r.seq + 1) % state.params[0].checkpoint:
+    if r.seq < digest.due:
         return 0
+    digest.due += state.params[0].checkpoint
     zero_slot(out)
     out.kind = CHECKPOINT
     out.digest = np.int64(digest.value)

@@ -55,6 +55,9 @@ def run(state, params, record, out):
 # Calls a step may not make: memory, and libm, whose last bits differ between CPUs.
 _ALLOCATES = re.compile(r"call[^\n]*@(NRT_(?:MemInfo_(?:alloc|new)|Allocate)\w*|malloc|calloc)\b")
 _LIBM = re.compile(r"call[^\n]*@(?:llvm\.)?(exp|exp2|expm1|log|log2|log10|log1p|pow|powi|sin|cos|tan|tanh|sinh|cosh|asin|acos|atan|atan2|erf|fma)f?\b")
+# Whatever else the module calls without defining it, numba's own runtime apart, is libm under a rarer name (lgamma, hypot, asinh).
+_DECLARED = re.compile(r'^declare\b[^@\n]*@"?([\w.$]+)"?\(', re.M)
+_KNOWN = re.compile(r"NRT_|numba_(gil|runtime|unpickle|do_raise|ldexp|frexp)|_?Py|llvm\.|(sqrt|fabs|floor|ceil|trunc|copysign)$")
 _handlers: dict[str, Handler] = {}
 
 
@@ -160,8 +163,9 @@ def _fault_in(run: Any, where: str) -> str:
     if hit:
         return f"strategy {where} allocates memory ({hit[1]}): keep arrays in `state`, of a fixed shape, and write to them"
     hit = _LIBM.search(text)
-    if hit:
-        return f"strategy {where} calls {hit[1]}, whose last bits differ between CPUs: take it from handlers.domain.numeric"
+    foreign = [hit[1]] if hit else [name for name in _DECLARED.findall(text) if not _KNOWN.match(name)]
+    if foreign:
+        return f"strategy {where} calls {foreign[0]}, whose last bits differ between CPUs: take it from handlers.domain.numeric"
     return ""
 
 

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from handlers.contract import CALLS_MAX, DEPTH_MAX, GUARD_ROWS, RAISED, ROWS_MAX, VIEW
+from handlers.contract import ACCOUNT_FIELDS, CALLS_MAX, DEPTH_MAX, GUARD_ROWS, RAISED, ROWS_MAX, VIEW
 from handlers.domain import reasons
 from handlers.domain.book import NO_LEVEL, best_price, level_at, next_level, two_sided
-from handlers.domain.memory import address_of, call_step, slot_word, view_at, zero_slot
+from handlers.domain.memory import address_of, call_step, copy_line, slot_word, view_at, zero_slot
 from handlers.domain.position import POSITION_STATE, apply_fill
 from handlers.domain.rows import stamp
 from transport.compiled import kernel
@@ -34,22 +34,25 @@ SUBSCRIPTION = np.dtype(
         ("step", "i8"), ("state", "i8"), ("params", "i8"),  # addresses
         ("rows_max", "i8"), ("depth", "i8"),
         ("reads", "u8"),  # bit k: the step reads kind k
-        ("strategy_id", "i8"), ("instrument_id", "i8"),
-        ("open_buy_lots", "i8"), ("open_sell_lots", "i8"),
+        ("unused", "i8", (2,)),
+        *ACCOUNT_FIELDS,  # as the view shows them
     ]
 )  # fmt: skip
+ACCOUNT_AT = SUBSCRIPTION.fields["position_lots"][1]
+assert ACCOUNT_AT == 64 and SUBSCRIPTION.itemsize == 128, "the account is one cache line"
 
 
 class SignalsState(NamedTuple):
     """`subs` are ordered by instrument, then strategy; those of instrument i are first[i]..first[i + 1].
 
-    `positions` runs beside `subs`; `rows` is the scratch a step writes to, with guard rows behind; `failed` names the
+    `positions` runs beside `subs`; `reads` says which kinds anyone reads at all, an instrument each and last of all; `rows` is the scratch a step writes to, with guard rows behind; `failed` names the
     subscription that broke its contract.
     """
 
     subs: np.ndarray
     first: np.ndarray
     positions: np.ndarray
+    reads: np.ndarray
     rows: np.ndarray
     failed: np.ndarray
 
@@ -58,13 +61,15 @@ def new_signals(subs: Sequence[tuple], instruments: int) -> SignalsState:
     """`subs`: (instrument_id, strategy_id, step, state, params addresses, rows_max, depth, kinds read) in that order."""
     table = np.zeros(max(1, len(subs)), SUBSCRIPTION)
     first = np.zeros(instruments + 1, np.int64)
+    anyone = np.zeros(instruments + 1, np.uint64)
     for row, (instrument, strategy, step, state, params, rows_max, depth, reads) in zip(table, sorted(subs), strict=False):
         row["step"], row["state"], row["params"] = step, state, params
         row["rows_max"], row["depth"], row["strategy_id"], row["instrument_id"] = rows_max, depth, strategy, instrument
         row["reads"] = sum(1 << kind for kind in reads)
         first[instrument + 1 :] += 1
+        anyone[[instrument, instruments]] |= row["reads"]
     return SignalsState(
-        table, first, np.zeros(len(table), POSITION_STATE), empty(ROWS_MAX + GUARD_ROWS), np.full(1, -1, np.int64)
+        table, first, np.zeros(len(table), POSITION_STATE), anyone, empty(ROWS_MAX + GUARD_ROWS), np.full(1, -1, np.int64)
     )
 
 
@@ -86,23 +91,25 @@ def fill_depth(sub, m):
 
 
 @kernel(inline=True)
-def fill_view(sub, position, m):
+def fill_view(sub, m):
     """Show the strategy its position, its open orders and the top of the book."""
+    copy_line(sub.state, address_of(sub) + ACCOUNT_AT)
     v = view_at(sub.state, VIEW)
-    v.position_lots = position.lots
-    v.open_buy_lots = sub.open_buy_lots
-    v.open_sell_lots = sub.open_sell_lots
-    v.cost = position.cost
-    v.realised = position.realised
-    v.fees = position.fees
-    v.instrument_id = sub.instrument_id
-    v.strategy_id = sub.strategy_id
     if two_sided(m):
         v.bid_ticks, v.ask_ticks = best_price(m, BID), best_price(m, ASK)
     else:
         v.bid_ticks = v.ask_ticks = 0
     if sub.depth:
         fill_depth(sub, m)
+
+
+@kernel(inline=True)
+def show_account(sub, position):
+    """Bring the account that the view shows up to date."""
+    sub.position_lots = position.lots
+    sub.cost = position.cost
+    sub.realised = position.realised
+    sub.fees = position.fees
 
 
 @kernel
@@ -133,7 +140,7 @@ def run_step(state, k, m, r, cause, out, n):
     sub = state.subs[k]
     rows = state.rows
     for _ in range(CALLS_MAX):
-        fill_view(sub, state.positions[k], m)
+        fill_view(sub, m)
         for j in range(sub.rows_max):
             zero_slot(rows[j])
             rows[j].kind = INTENT
@@ -187,6 +194,7 @@ def fold_report(state, r):
         elif r.kind == COMMAND and r.action == SET_POSITION:
             position.lots = r.qty_lots
             position.cost = r.basis
+        show_account(sub, position)
 
 
 @kernel(inline=True)
@@ -198,24 +206,37 @@ def open_lots(sub, side, lots):
 
 
 @kernel
-def step_signals(state, markets, r, feature_rows, count, out):
-    """Rows of one input: each strategy handles `r`, then each feature row, in strategy order; negative is a fault."""
-    kind = r.kind
-    everyone = r.instrument_id >= len(state.first) - 1
-    if (kind == FILL or kind == ACK or kind == COMMAND) and not everyone:
-        fold_report(state, r)
+def run_all(state, markets, r, here, out):
+    """Let every strategy that reads the input itself handle it; a fill is shown to the strategy whose it is."""
+    instruments = len(state.first) - 1
+    low = state.first[here] if here < instruments else 0
+    high = state.first[here + 1] if here < instruments else state.first[instruments]
+    bit = np.uint64(1) << np.uint64(r.kind)
     n = 0
-    bit = np.uint64(1) << np.uint64(kind)
-    low = 0 if everyone else state.first[np.int64(r.instrument_id)]
-    high = state.first[len(state.first) - 1] if everyone else state.first[np.int64(r.instrument_id) + 1]
     for k in range(low, high):
         sub = state.subs[k]
-        mine = kind != FILL or r.strategy_id == sub.strategy_id
-        if sub.reads & bit and mine:
+        if sub.reads & bit and (r.kind != FILL or r.strategy_id == sub.strategy_id):
             n = run_step(state, k, markets[sub.instrument_id], r, r, out, n)
             if n < 0:
                 state.failed[0] = k
                 return n
+    return n
+
+
+@kernel
+def step_signals(state, markets, r, feature_rows, count, out):
+    """Rows of one input: each strategy handles `r`, then each feature row, in strategy order; negative is a fault."""
+    kind = r.kind
+    instruments = len(state.first) - 1
+    here = min(np.int64(r.instrument_id), instruments)  # timers and commands concern everyone
+    if (kind == FILL or kind == ACK or kind == COMMAND) and here < instruments:
+        fold_report(state, r)
+    n = 0
+    bit = np.uint64(1) << np.uint64(kind)
+    if state.reads[here] & bit:
+        n = run_all(state, markets, r, here, out)
+        if n < 0:
+            return n
     for j in range(count):
         row = feature_rows[j]
         i = np.int64(row.instrument_id)

@@ -1,0 +1,164 @@
+"""The sequencer: who comes first when, what is refused, and what a place in the log means."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from handlers.domain import reasons
+from handlers.ingest.sequencer import FEEDS_MAX, OWN, PRICE_MAX, QTY_MAX, new_sequencer
+from tests.sequencing import Intake, kinds_and_times, trades
+from tests.stages import slots
+from transport.records import (
+    ACK, ADD, ASK, BOOK_DELTA, BOOK_SNAPSHOT, CANCEL_ALL, CLEAR, COMMAND, END_OF_FEED, FILL, INTENT, KINDS, NAME_OF, ORDER, QUOTE,
+    TIMER, TRADE,
+)  # fmt: skip
+
+OPEN_KINDS = ("Trade", "Quote", "BookDelta", "BookSnapshot", "Status", "Gap")
+
+
+def log_of(intake: Intake) -> np.ndarray:
+    """The input log without the two commands every line ends with."""
+    rows = intake.run()
+    assert rows[-2:]["kind"].tolist() == [COMMAND, COMMAND]
+    assert rows[-2:]["action"].tolist() == [CANCEL_ALL, END_OF_FEED]
+    return rows[:-2]
+
+
+def test_records_of_two_feeds_come_by_time_then_feed_then_position() -> None:
+    rows = log_of(Intake([[trades([10, 20, 20, 30])], [trades([10, 15, 20, 40], 1)]]))
+    assert rows["price_ticks"].tolist() == [0, 1000, 1001, 1, 2, 1002, 3, 1003]
+
+
+def test_feed_that_goes_back_in_time_keeps_its_order_and_the_lines_clock_stands() -> None:
+    rows = log_of(Intake([[trades([10, 5, 20])], [trades([7, 12], 1)]]))
+    assert rows["price_ticks"].tolist() == [1000, 0, 1, 1001, 2]
+    assert rows["ts_seq_ns"].tolist() == [7, 10, 10, 12, 20]
+    assert rows["ts_recv_ns"].tolist() == [7, 10, 5, 12, 20]
+
+
+def test_feed_that_goes_back_at_a_window_or_after_an_empty_one_keeps_its_order() -> None:
+    whole = log_of(Intake([[trades([10, 5, 20])], [trades([7, 12], 1)]]))
+    rows = trades([10, 5, 20])
+    for windows in ([rows[:1], rows[1:]], [rows[:1], rows[:0], rows[:0], rows[1:]], [rows[:0], rows, rows[:0]]):
+        assert log_of(Intake([windows, [trades([7, 12], 1)]])).tobytes() == whole.tobytes()
+
+
+def test_at_one_time_timers_come_before_commands_reports_and_feeds() -> None:
+    intake = Intake([[trades([100, 200, 300])]], timer_ns=100)
+    intake.timers_from(100)
+    intake.answer(200)
+    intake.order(200)
+    assert [k for k, t in kinds_and_times(log_of(intake)) if t == 200] == [TIMER, COMMAND, ACK, TRADE]
+
+
+def test_timer_precedes_the_first_record_at_or_after_its_time_and_bears_its_own() -> None:
+    intake = Intake([[trades([100, 199, 450])]], timer_ns=100)
+    intake.timers_from(100)
+    rows = log_of(intake)
+    assert kinds_and_times(rows) == [(TRADE, 100), (TRADE, 199), (TIMER, 200), (TIMER, 300), (TIMER, 400), (TRADE, 450)]
+    timers = rows[rows["kind"] == TIMER]
+    assert timers["due_ns"].tolist() == [200, 300, 400]
+    assert timers["timer_id"].tolist() == [0, 1, 2]
+
+
+def test_reports_of_one_time_keep_the_order_in_which_they_were_made() -> None:
+    intake = Intake([[trades([100])]])
+    for n in (3, 1, 2):
+        intake.answer(50, order_id=n)
+    intake.answer(49, order_id=9)
+    assert log_of(intake)["order_id"].tolist()[:4] == [9, 3, 1, 2]
+
+
+def test_reports_in_flight_are_sequenced_after_the_feeds_have_ended() -> None:
+    intake = Intake([[trades([100])]])
+    intake.answer(900)
+    assert kinds_and_times(log_of(intake)) == [(TRADE, 100), (ACK, 900)]
+
+
+def test_end_bears_the_time_of_the_last_record() -> None:
+    assert Intake([[trades([100, 70])]]).run()["ts_seq_ns"].tolist() == [100, 100, 100, 100]
+
+
+def test_line_without_records_still_begins_and_ends() -> None:
+    assert Intake([[trades([])]]).run()["kind"].tolist() == [COMMAND, COMMAND]
+
+
+def test_seq_is_gapless_and_the_log_is_of_one_epoch() -> None:
+    rows = Intake([[trades(range(50))], [trades(range(50), 1)]]).run()
+    assert rows["seq"].tolist() == list(range(102))
+    assert set(rows["epoch"].tolist()) == {3}
+
+
+# --- refusals -------------------------------------------------------------------------------------------------------------
+def refused(**fields: int) -> int:
+    """Reason for which a feed's record with these fields is refused, 0 when it is let in; its neighbours are not touched."""
+    rows = slots([{"kind": TRADE, "ts_recv_ns": 10}, {"kind": TRADE, "ts_recv_ns": 20, **fields}, {"kind": TRADE, "ts_recv_ns": 30}])
+    intake = Intake([[rows]])
+    log = log_of(intake)
+    counted = np.flatnonzero(intake.sequencer.counters)
+    assert log["seq"].tolist() == list(range(len(log)))
+    assert len(log) == 3 - len(counted) == 3 - intake.sequencer.head[0]["refused"]
+    if len(counted):
+        assert intake.runs[:2] == [(0, 0, 1, 0), (0, 2, 1, 1)]
+    return int(counted[0]) if len(counted) else 0
+
+
+@pytest.mark.parametrize("kind", [k.__struct_config__.tag for k in KINDS])
+def test_feed_may_send_market_records_and_nothing_else(kind: int) -> None:
+    side = ASK if kind in (BOOK_DELTA, BOOK_SNAPSHOT) else 0
+    assert refused(kind=kind, side=side) == (0 if NAME_OF[kind] in OPEN_KINDS else reasons.FORBIDDEN_KIND)
+
+
+def test_order_in_a_feed_is_refused_counted_and_gets_no_seq() -> None:
+    intake = Intake([[trades([10, 11, 12, 13])]])
+    intake.feeds[0][0]["kind"][1:3] = ORDER
+    assert log_of(intake)["price_ticks"].tolist() == [0, 3]
+    assert intake.sequencer.counters[reasons.FORBIDDEN_KIND] == 2
+    assert refused(kind=INTENT) == refused(kind=FILL) == reasons.FORBIDDEN_KIND
+
+
+@pytest.mark.parametrize("kind", [0, 26, 63, 64 + TRADE, 128 + BOOK_DELTA, 255])
+def test_kind_that_does_not_exist_is_refused(kind: int) -> None:
+    assert refused(kind=kind) == reasons.FORBIDDEN_KIND
+
+
+def test_instrument_that_is_not_of_the_line_is_refused() -> None:
+    assert refused(instrument_id=1) == 0
+    assert refused(instrument_id=2) == refused(instrument_id=2**32 - 1) == reasons.UNKNOWN_SYMBOL
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_price_beyond_what_products_can_carry_is_refused(sign: int) -> None:
+    assert refused(price_ticks=sign * PRICE_MAX) == 0
+    assert refused(price_ticks=sign * (PRICE_MAX + 1)) == refused(price_ticks=sign * (2**63 - 1)) == reasons.OUT_OF_RANGE
+
+
+def test_quantity_that_is_negative_or_beyond_what_products_can_carry_is_refused() -> None:
+    assert refused(qty_lots=QTY_MAX) == 0
+    for lots in (QTY_MAX + 1, -1, -(2**63)):
+        assert refused(qty_lots=lots) == reasons.OUT_OF_RANGE
+
+
+def test_both_sides_of_a_quote_are_held_to_the_same_bounds() -> None:
+    assert refused(kind=QUOTE, ask_ticks=PRICE_MAX, ask_lots=QTY_MAX) == 0
+    assert refused(kind=QUOTE, ask_ticks=PRICE_MAX + 1) == refused(kind=QUOTE, ask_lots=-1) == reasons.OUT_OF_RANGE
+
+
+def test_book_row_without_a_side_is_refused_unless_it_empties_the_book() -> None:
+    assert refused(kind=BOOK_DELTA) == refused(kind=BOOK_SNAPSHOT, side=3) == reasons.OUT_OF_RANGE
+    assert refused(kind=BOOK_DELTA, action=ADD) == reasons.OUT_OF_RANGE
+    assert refused(kind=BOOK_DELTA, action=CLEAR) == 0
+
+
+# --- runs -----------------------------------------------------------------------------------------------------------------
+def test_runs_name_the_rows_of_every_source_in_order() -> None:
+    intake = Intake([[trades([10, 11, 30])], [trades([20, 21], 1)]])
+    intake.answer(25)
+    intake.run()
+    assert intake.runs == [(0, 0, 2, 0), (1, 0, 2, 2), (OWN, 0, 1, 4), (0, 2, 1, 5), (OWN, 1, 2, 6)]
+
+
+def test_line_takes_a_bounded_number_of_feeds() -> None:
+    with pytest.raises(ValueError, match=str(FEEDS_MAX)):
+        new_sequencer(FEEDS_MAX + 1, 1, 0, 1, False)
