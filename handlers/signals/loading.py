@@ -209,9 +209,32 @@ def _first_line(error: BaseException) -> str:
     return (telling or lines or [type(error).__name__])[0][:200]
 
 
-def _array_at(address: int, dtype: np.dtype[Any], rows: int) -> Any:
-    buffer = (ctypes.c_char * (dtype.itemsize * rows)).from_address(address)
-    return np.frombuffer(buffer, dtype).view(np.recarray)
+class Attributes:
+    """A record's fields as attributes, for a step in Python; integers as int, which does not wrap at a field's own width.
+
+    numpy's recarray would answer a field called `mean` or `flags` with its own method.
+    """
+
+    __slots__ = ("_slot",)
+
+    def __init__(self, slot: Any) -> None:
+        object.__setattr__(self, "_slot", slot)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self._slot.dtype.names:
+            raise AttributeError(f"no field {name!r}; there are {', '.join(self._slot.dtype.names)}")
+        value = self._slot[name]
+        return int(value) if isinstance(value, np.integer) else value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in self._slot.dtype.names:
+            raise AttributeError(f"no field {name!r}; there are {', '.join(self._slot.dtype.names)}")
+        self._slot[name] = value
+
+
+def _array_at(address: int, dtype: np.dtype[Any], rows: int) -> list[Attributes]:
+    buffer: Any = (ctypes.c_char * (dtype.itemsize * rows)).from_address(address)
+    return [Attributes(slot) for slot in np.frombuffer(buffer, dtype)]
 
 
 def _python_step(handler: Handler, sources: dict[str, str], why: str) -> LoadedStep:

@@ -126,7 +126,7 @@ def mean_reversion(
 
 def plain_python(handler: Any, **params: Any) -> Callable[[list[float], Input], Fields | None]:
     """A handler's own function, called with plain objects."""
-    state = SimpleNamespace(**{name: 0 for name in handler.state.names})
+    state = SimpleNamespace(**dict.fromkeys(handler.state.names, 0))
 
     def step(values: list[float], cause: Input) -> Fields | None:
         out = SimpleNamespace()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from handlers.domain import reasons
 from handlers.domain.schema import EMA_FAST, EMA_SLOW, MID, VOLATILITY
 from handlers.ingest.venues.synthetic import SyntheticFeed
 from handlers.signals.errors import StrategyError, StrategyNotFound, StrategyRefused
-from handlers.signals.loading import PROTOTYPE, LoadedStep, compile_step, new_state
+from handlers.signals.loading import PROTOTYPE, Attributes, LoadedStep, compile_step, new_state
 from transport import compiled
 from transport.records import FEATURE, INTENT, ORDER, REJECT, empty
 
@@ -44,10 +43,10 @@ def go(s, p, row, out):
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for strategy files; their machine code goes where it vanishes with them."""
     monkeypatch.setattr(compiled, "CACHE_DIR", tmp_path / "cache")
-    yield tmp_path
+    return tmp_path
 
 
 def load(folder: Path, body: str) -> LoadedStep:
@@ -81,12 +80,11 @@ def compiled_decisions(loaded: LoadedStep, rows: np.ndarray, **params: float) ->
 
 
 def python_decisions(handler: Handler, rows: np.ndarray, **params: float) -> list[tuple[int, int, int]]:
-    state = np.zeros(1, handler.state).view(np.recarray)[0]
-    options = handler.pack_params(params).view(np.recarray)[0]
+    state, options = Attributes(np.zeros(1, handler.state)[0]), Attributes(handler.pack_params(params)[0])
     decisions = []
-    for k, row in enumerate(rows.view(np.recarray)):
-        out = empty(1).view(np.recarray)[0]
-        if handler.step(state, options, row, out):
+    for k, row in enumerate(rows):
+        out = Attributes(empty(1)[0])
+        if handler.step(state, options, Attributes(row), out):
             decisions.append((k, int(out.action), int(out.qty_lots)))
     return decisions
 
@@ -119,11 +117,12 @@ def test_momentum_says_nothing_before_it_is_warm_or_outside_its_volatility() -> 
 
 def test_mean_reversion_enters_nothing_after_a_stop_until_the_mid_is_back() -> None:
     rows = random_rows(2, 400)
-    noise = np.tile([0.0, 1.0], 200)
-    rows["values"][:, MID] = 10_000 + noise
-    rows["values"][200:, MID] += np.concatenate([np.linspace(0, 60, 50), np.full(150, 60.0)])
-    decisions = compiled_decisions(compile_step("mean_reversion", Path()), rows, window=50, entry=1.2, exit=0.1, stop=2.0, lots=1)
-    assert (0 in [lots for k, _, lots in decisions if k >= 200]) and decisions[-1][2] == 0
+    rows["values"][:, MID] = 10_000 + np.tile([0.0, 1.0], 200)  # within one deviation of its mean
+    rows["values"][200, MID] += 3  # entered
+    rows["values"][201:, MID] += 60  # far beyond the stop; then slowly the mean comes after it
+    params = {"window": 50, "entry": 1.2, "exit": 0.1, "stop": 4.5, "lots": 1}
+    decisions = compiled_decisions(compile_step("mean_reversion", Path()), rows, **params)
+    assert [(k, lots) for k, _, lots in decisions] == [(200, -1), (201, 0)]
 
 
 # --- what may not run -----------------------------------------------------------------------------------------------------
@@ -162,10 +161,10 @@ def test_refuses_strategy_that_allocates_also_when_asked_again(what: str, folder
 def test_missing_file_or_step_is_told_with_what_there_is(folder: Path) -> None:
     with pytest.raises(StrategyNotFound, match="momentum, mean_reversion"):
         compile_step("nowhere.py:go", folder)
-    with pytest.raises(StrategyNotFound, match="give `file.py:step`"):
+    with pytest.raises(StrategyNotFound, match=r"give `file.py:step`"):
         compile_step("momentun", folder)
     (folder / "mine.py").write_text(HEAD + FOLLOW)
-    with pytest.raises(StrategyNotFound, match="no step 'stop'.*it has go"):
+    with pytest.raises(StrategyNotFound, match=r"no step 'stop'.*it has go"):
         compile_step("mine.py:stop", folder)
 
 
@@ -179,7 +178,7 @@ def test_unknown_missing_and_broken_parameters_are_told() -> None:
     with pytest.raises(StrategyError, match="strategy m: momentum has no parameter 'lot'; it has lots, warmup"):
         build_line(config, SyntheticFeed(1, 10, 1).instruments, 1, 1, Path())
     handler = compile_step("momentum", Path()).handler
-    with pytest.raises(ValueError, match="lots must be a whole number, not 1.5"):
+    with pytest.raises(ValueError, match=r"lots must be a whole number, not 1.5"):
         handler.pack_params({"lots": 1.5})
 
 
@@ -223,6 +222,15 @@ def run_line(folder: Path, *strategies: tuple[str, str], rows: int = 6000, **par
         logs[name] = empty(sum(len(b.decisions[k]) for b in batches))
         logs[name].view(np.uint8)[:] = np.frombuffer(b"".join(b.decisions[k].tobytes() for b in batches), np.uint8)
     return built, logs
+
+
+def test_fields_named_like_numpys_own_methods_are_fields_in_plain_python() -> None:
+    slot = Attributes(np.zeros(1, [("mean", "f8"), ("flags", "u1"), ("sum", "i8", (2,))])[0])
+    slot.mean, slot.flags = 2.5, 200
+    slot.sum[1] = 7
+    assert (slot.mean, slot.flags << 8, slot.sum.tolist()) == (2.5, 51200, [0, 7])
+    with pytest.raises(AttributeError, match="no field 'means'; there are mean, flags, sum"):
+        slot.means = 1
 
 
 def test_strategy_as_plain_python_decides_as_compiled(folder: Path) -> None:
