@@ -6,7 +6,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from transport.compiled import REC_T, cgutils, intrinsic, types
+from transport.compiled import REC_T, intrinsic, types
 from transport.records import SLOT_BYTES
 
 

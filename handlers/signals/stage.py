@@ -7,7 +7,7 @@ head of the strategy's state. What a step may return is checked here: SIGNAL and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,8 +38,8 @@ SUBSCRIPTION = np.dtype(
         *ACCOUNT_FIELDS,  # as the view shows them
     ]
 )  # fmt: skip
-ACCOUNT_AT = SUBSCRIPTION.fields["position_lots"][1]
-assert ACCOUNT_AT == 64 and SUBSCRIPTION.itemsize == 128, "the account is one cache line"
+ACCOUNT_AT = 64  # its place in a SUBSCRIPTION
+assert SUBSCRIPTION.itemsize == 128, "the account is the second cache line"
 
 
 class SignalsState(NamedTuple):
@@ -57,7 +57,7 @@ class SignalsState(NamedTuple):
     failed: np.ndarray
 
 
-def new_signals(subs: Sequence[tuple], instruments: int) -> SignalsState:
+def new_signals(subs: Sequence[tuple[Any, ...]], instruments: int) -> SignalsState:
     """`subs`: (instrument_id, strategy_id, step, state, params addresses, rows_max, depth, kinds read) in that order."""
     table = np.zeros(max(1, len(subs)), SUBSCRIPTION)
     first = np.zeros(instruments + 1, np.int64)
