@@ -198,12 +198,6 @@ class RunJournal:
                     self._error = error
 
     def _take(self, batch: Batch) -> None:
-        for log, rows in zip(self.decisions, batch.decisions, strict=True):
-            if len(rows):
-                log.append(rows)
-                log.flush()
-                if self._observer:
-                    self._observer.decisions(log.name, rows)
         if self._tapes is not None:
             self.input.append_reference(batch.runs, batch.own, self._epoch)
         for piece in self._pieces(batch):
@@ -212,7 +206,13 @@ class RunJournal:
                 self._observer.piece(piece)
             if self._tapes is None:
                 self.input.append(piece)
-        self.input.flush()
+        self.input.flush()  # the truth before the evidence: a killed run has no decision without its cause
+        for log, rows in zip(self.decisions, batch.decisions, strict=True):
+            if len(rows):
+                log.append(rows)
+                log.flush()
+                if self._observer:
+                    self._observer.decisions(log.name, rows)
 
     def _pieces(self, batch: Batch) -> Iterator[Rows]:
         """The batch's input records as the line saw them, at most PIECE_ROWS at a time; valid until the next piece."""

@@ -43,7 +43,7 @@ def {name}(s, p, row, out):
 _TEST = '''"""{name} as plain Python: the same function that runs compiled in the line."""
 
 import numpy as np
-from {name} import {name}
+from {name} import {name} as strategy
 
 from handlers.domain.schema import IMBALANCE
 from transport.records import REC, TARGET
@@ -51,14 +51,14 @@ from transport.records import REC, TARGET
 
 def run(leans):
     """(targets asked for) of a series of imbalances."""
-    s = np.zeros(1, {name}.state).view(np.recarray)[0]
-    p = {name}.pack_params({{"lots": 3}}).view(np.recarray)[0]
+    s = np.zeros(1, strategy.state).view(np.recarray)[0]
+    p = strategy.pack_params({{"lots": 3}}).view(np.recarray)[0]
     asked = []
     for lean in leans:
         row = np.zeros(1, REC).view(np.recarray)[0]
         out = np.zeros(1, REC).view(np.recarray)[0]
         row.values[IMBALANCE] = lean
-        if {name}(s, p, row, out):
+        if strategy(s, p, row, out):
             assert out.action == TARGET
             asked.append(int(out.qty_lots))
     return asked

@@ -164,7 +164,8 @@ class Tally:
             names[i]: (np.array([t for t, _ in rows]), np.array([q for _, q in rows]) * float(self.instruments[i].lot))
             for i, rows in self.positions.items()
         }
-        return {"price": price, "fills": fills, "position": held, "equity": self.equity(cash)}
+        times, worth = self.equity(cash)
+        return {"price": price, "fills": fills, "position": held, "equity": (times, worth - float(cash))}
 
 
 def latency_table(histograms: np.ndarray[Any, Any], cycles_per_ns: float) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -10,6 +10,9 @@ from transport.compiled import REC_T, intrinsic, types
 from transport.records import SLOT_BYTES
 
 
+_WORDS = 4  # of a vector: a store of 64 bytes is not forwarded to the narrow loads that follow it on every CPU, one of 32 is
+
+
 @intrinsic  # type: ignore[untyped-decorator]
 def slot_at(typingctx: Any, address: Any) -> Any:
     """The slot at an int64 address, as a REC record, without a copy."""
@@ -47,10 +50,10 @@ def copy_slot(typingctx: Any, target: Any, source: Any) -> Any:
     """Copy one slot, SLOT_BYTES, from one REC record to another."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        vector = ir.VectorType(ir.IntType(64), 8)
+        vector = ir.VectorType(ir.IntType(64), _WORDS)
         to, frm = (builder.bitcast(a, vector.as_pointer()) for a in args)
-        for half in range(SLOT_BYTES // 64):
-            at = [ir.Constant(ir.IntType(64), half)]
+        for piece in range(SLOT_BYTES // (8 * _WORDS)):
+            at = [ir.Constant(ir.IntType(64), piece)]
             load = builder.load(builder.gep(frm, at), align=8)
             builder.store(load, builder.gep(to, at), align=8)
         return context.get_dummy_value()
@@ -76,10 +79,10 @@ def zero_slot(typingctx: Any, target: Any) -> Any:
     """Zero one slot."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        vector = ir.VectorType(ir.IntType(64), 8)
+        vector = ir.VectorType(ir.IntType(64), _WORDS)
         to = builder.bitcast(args[0], vector.as_pointer())
-        for half in range(SLOT_BYTES // 64):
-            builder.store(ir.Constant(vector, None), builder.gep(to, [ir.Constant(ir.IntType(64), half)]), align=8)
+        for piece in range(SLOT_BYTES // (8 * _WORDS)):
+            builder.store(ir.Constant(vector, None), builder.gep(to, [ir.Constant(ir.IntType(64), piece)]), align=8)
         return context.get_dummy_value()
 
     return types.none(REC_T), codegen

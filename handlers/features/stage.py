@@ -121,7 +121,7 @@ def digest_features(state, r, rows, n, out):
     digest = state.digest[0]
     for j in range(n):
         fold_digest(digest, rows[j])
-    if r.seq < digest.due:
+    if r.seq < digest.due and not (r.kind == COMMAND and r.action == END_OF_FEED):
         return 0
     digest.due += state.params[0].checkpoint
     zero_slot(out)

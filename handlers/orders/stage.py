@@ -224,7 +224,10 @@ def handle_report(state, markets, r, out, n):
     at = life.find(state.table, r.order_id)
     if at >= 0:
         slot = state.table[at]
-        disposition = life.transition(slot, event_of(r))
+        if r.kind == FILL:
+            disposition = life.fold_fill(slot, r.qty_lots, r.leaves_lots)
+        else:
+            disposition = np.int64(life.transition(slot, event_of(r)))
         if disposition == life.DUPLICATE:
             line.duplicate += 1
             return n
@@ -232,13 +235,10 @@ def handle_report(state, markets, r, out, n):
             line.invalid += 1
             n = copy_row(r, r, out, n)
             out[n - 1].kind = REJECT
-            out[n - 1].reason = reasons.INVALID_TRANSITION
-            return n
-        if r.kind == FILL:
-            slot.filled_lots += r.qty_lots
-            slot.leaves_lots = r.leaves_lots
+            out[n - 1].reason = reasons.INVALID_TRANSITION  # more than the order had, say: told, and its money still counts
         elif r.kind == ACK and r.action == AMENDED:
             slot.leaves_lots = r.leaves_lots
+            slot.qty_lots = slot.filled_lots + r.leaves_lots
             slot.price_ticks = r.price_ticks
             if r.leaves_lots == 0:  # amended down to what was filled: nothing is left to do
                 slot.state = life.FILLED
