@@ -20,6 +20,7 @@ app.add_typer(new_app, name="new")
 Feeds = Annotated[list[str], typer.Argument(help="capture file or folder, a.gz,b.gz, tape, run folder, or synthetic:ROWS[:SEED[:INSTRUMENTS]]")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file")]
 Json = Annotated[bool, typer.Option("--json", help="machine-readable result on stdout")]
+INTERRUPTED = 130
 TABLES = "trades|quotes|tops|bars|features|signals|orders|fills|positions|pnl"
 
 
@@ -228,7 +229,7 @@ def _known_error(error: Exception) -> int | None:
 
     if isinstance(error, LineStopped):
         return 1
-    if isinstance(error, StorageError | SegmentError):
+    if isinstance(error, StorageError | SegmentError | OSError):  # what the system refused, wherever it did
         return 3
     if isinstance(error, EngineError | FeedError | TransportError) or type(error).__module__ == "handlers.signals.errors":
         return 2
@@ -239,9 +240,10 @@ def main() -> None:
     """Entry point: a known error is told in words, with its exit code; anything else is a bug and shows where."""
     try:
         app()
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # typer has taken the KeyboardInterrupt, and says nothing
+            typer.echo("interrupted; what was journaled until then stays readable", err=True)
+        raise
     except BrokenPipeError:
         sys.exit(0)
     except Exception as error:

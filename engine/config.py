@@ -165,6 +165,11 @@ def resolve(
     return config, layers.origins
 
 
+def deciding(config: Config) -> Config:
+    """What a run's decisions follow from: where it ran and how it was journaled are put back to their defaults."""
+    return msgspec.structs.replace(config, runtime=RuntimeConfig(), journal=JournalConfig())
+
+
 def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
     """(key, what is wrong) of values that are each allowed and do not go together."""
     if config.features.ema_fast >= config.features.ema_slow:

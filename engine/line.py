@@ -158,7 +158,6 @@ def build_line(config: Config, instruments: Sequence[Instrument], feeds: int, ep
         scratch=Scratch(
             empty(2), empty(features.ROWS_MAX), empty(signals.OUT_ROWS), empty(risk.OUT_ROWS), empty(orders.OUT_ROWS)
         ),
-        kinds=np.zeros(256, np.int64),
         histograms=np.zeros(len(STAGES), HISTOGRAM),
     )  # fmt: skip
     line.control["sample_mask"] = _mask(config.line.latency_sample)

@@ -85,7 +85,6 @@ class Line(NamedTuple):
     paper: PaperState
     logs: Logs
     scratch: Scratch
-    kinds: np.ndarray  # inputs by kind
     histograms: np.ndarray  # HISTOGRAM per stage, in cycles of the time stamp counter
 
 
@@ -196,7 +195,6 @@ def run_logged(owned, rows, first, last):
                 return i, OTHER_REPORT
         elif due < r.ts_seq_ns or (due == r.ts_seq_ns and r.source_id >= FEED_BASE):
             return i, MISSED_REPORT
-        line.kinds[r.kind] += 1
         logged = step_line(line, r, False)
         if logged < 0:
             control.fault, control.fault_seq = logged, r.seq
@@ -235,7 +233,6 @@ def run_fused(owned, deadline):
                 continue
         else:
             admit_own(s, reports, source, when, r)
-        line.kinds[r.kind] += 1
         timed = r.seq & control.sample_mask == 0
         began = cycles() if timed else np.int64(0)
         logged = step_line(line, r, timed)

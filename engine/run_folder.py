@@ -4,7 +4,7 @@
     RUN/config.toml                              configuration as resolved, each value's origin in a comment
     RUN/environment.json                         code hash file by file, strategies' files, toolchain, machine
     RUN/run.json                                 run id, epoch, feeds, instruments, ids of the blobs
-    RUN/blobs                                    canonical configuration and instrument table, under their hashes
+    RUN/blobs                                    what of the configuration decides, and the instrument table, under their hashes
     RUN/summary.json, report.html                what it came to; absent while the run goes on or when it did not end
 """
 
@@ -20,10 +20,11 @@ from typing import Any
 
 import msgspec
 
-from engine.config import Config, dump, resolve
+from engine.config import Config, deciding, dump, resolve
 from engine.errors import EngineError
 from engine.journaling import INPUT_LOG
 from transport import blobs, compiled
+from transport.disk import write_whole
 from transport.instruments import Instrument
 from transport.journal import LogReader
 from transport.tape import Tape
@@ -45,6 +46,14 @@ class RunFacts(msgspec.Struct):
     config_sha: str
     instruments_sha: str
     by_reference: bool
+
+
+class Environment(msgspec.Struct):
+    """What `verify` reads of environment.json."""
+
+    sources: dict[str, str]
+    strategies: dict[str, str]
+    toolchain: dict[str, str]
 
 
 @dataclass
@@ -124,7 +133,7 @@ def begin_run(
     by_reference: bool,
 ) -> tuple[RunFacts, int, int]:
     """Write what a run is before it starts; returns its facts and the short ids of configuration and instruments."""
-    config_sha, config_id = blobs.put(folder / "blobs", dump(config).encode())
+    config_sha, config_id = blobs.put(folder / "blobs", dump(deciding(config)).encode())
     instruments_sha, instruments_id = blobs.put(folder / "blobs", msgspec.json.encode(list(instruments)))
     facts = RunFacts(
         run_id=uuid.uuid4().hex,
@@ -139,15 +148,13 @@ def begin_run(
     )
     write_json(folder / "run.json", facts)
     write_json(folder / "environment.json", environment(strategy_sources))
-    (folder / "config.toml").write_text(dump(config, origins))
+    write_whole(folder / "config.toml", [dump(config, origins).encode()], durable=False)
     return facts, config_id, instruments_id
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON, appearing whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
-    temporary.replace(path)
+    """Write indented JSON, appearing whole or not at all; raises StorageError."""
+    write_whole(path, [msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"], durable=False)
 
 
 def open_run(folder: Path) -> Run:
@@ -157,7 +164,7 @@ def open_run(folder: Path) -> Run:
         raise RunError(f"{folder} is not a run: it has no run.json")
     try:
         facts = msgspec.json.decode(path.read_bytes(), type=RunFacts)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, OSError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
     tapes = []
     if facts.by_reference:

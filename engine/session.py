@@ -21,6 +21,7 @@ from transport.clock import cycles_now, cycles_per_ns
 from transport.records import empty
 
 SLICE_NS = 20_000_000  # a loop returns this often, well inside 50 ms, for progress, signals and pacing
+PACED_HAND_OVER_S = 0.1  # a paced run makes few rows: they must not wait for a window to be used up before they are journaled
 FAULTS = {
     STEP_RAISED: "raised an error",
     STEP_OVERRAN: "wrote more rows than it declares (rows_max)",
@@ -66,6 +67,7 @@ class Session:
         self.rows_done = 0
         self.first_ns: int | None = None
         self._began_ns = 0
+        self._handed_over = time.monotonic()
 
     def open(self, first_words: Callable[[int], None]) -> None:
         """Open every feed's first window; `first_words(ns)` queues what the log begins with."""
@@ -90,7 +92,8 @@ class Session:
             if self.speed:
                 line.control["until_ns"] = self._until()
             why = int(run_fused(line, cycles_now() + int(SLICE_NS * ticks)))
-            if why in (WANTS_WINDOW, LOGS_FULL, DONE, FAULT) or line.sequencer.head[0]["runs"] > 1 << 12:
+            waited = why == PACED and time.monotonic() - self._handed_over > PACED_HAND_OVER_S
+            if waited or why in (WANTS_WINDOW, LOGS_FULL, DONE, FAULT) or line.sequencer.head[0]["runs"] > 1 << 12:
                 self._hand_over()
             progress(int(line.sequencer.head[0]["next_seq"]))
             if why == WANTS_WINDOW:
@@ -116,6 +119,7 @@ class Session:
 
     def _hand_over(self) -> None:
         line = self.built.line
+        self._handed_over = time.monotonic()
         head = line.sequencer.head[0]
         runs, own = int(head["runs"]), int(head["own"])
         counts = line.logs.counts

@@ -17,19 +17,23 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from engine.config import Config, dump, resolve
+from engine.config import Config, deciding, dump, resolve
 from engine.errors import ConfigError
-from engine.journaling import INPUT_LOG, Rows, decision_hash
+from engine.journaling import INPUT_LOG, MarketHash, Rows, decision_hash
 from engine.line import Built, build_line
 from engine.loops import DECIDING, FAULT, LOGS_FULL, MISSED_REPORT, NO_REPORT, OTHER_REPORT, SLICE_OVER, run_logged
-from engine.run_folder import Run, environment, open_run
+from engine.run_folder import Environment, Run, environment, open_run
 from engine.session import fault_text
+from handlers.ingest.sequencer import FROM_FEEDS
 from handlers.signals.errors import StrategyError
 from transport import blobs
 from transport.errors import DamagedError, LayoutError, TransportError
-from transport.records import KIND_OF, NAME_OF
+from transport.records import (
+    ACK, BY_EXCHANGE, BY_INGEST, COMMAND, FEED_BASE, FILL, INSTRUMENT, KIND_OF, NAME_OF, REJECT, SLOT_BYTES, START, TIMER,
+)  # fmt: skip
 
-PIECE_ROWS = 4096
+FROM_INGEST = 1 << START | 1 << INSTRUMENT | 1 << COMMAND | 1 << TIMER
+FROM_EXCHANGE = 1 << ACK | 1 << REJECT | 1 << FILL
 REPORTS = {
     NO_REPORT: "the log has a report that the exchange does not make",
     OTHER_REPORT: "the exchange makes another report",
@@ -71,11 +75,11 @@ def verify(folder: Path, progress: Callable[[str, int], None] = lambda what, n: 
     progress("checking the evidence", 0)
     _check_evidence(run, found)
     progress("comparing the program", 0)
-    config = _check_program(run, found)
+    config, strategies = _check_program(run, found)
     if config is None:
         return found
     try:
-        _re_execute(run, config, found, progress)
+        _re_execute(run, config, strategies, found, progress)
     except (DamagedError, LayoutError) as error:
         if not found.evidence:
             found.evidence.append(str(error))
@@ -103,12 +107,20 @@ def _check_evidence(run: Run, found: Verdicts) -> None:
                 hashes[name] = log.digest
         except TransportError as error:
             found.evidence.append(f"log {name}: {error}")
+    _check_blobs(run, found)
+    _check_summary(run, hashes, found)
+
+
+def _check_blobs(run: Run, found: Verdicts) -> None:
+    kept: dict[str, bytes] = {}
     for sha in (run.facts.config_sha, run.facts.instruments_sha):
         try:
-            blobs.get(run.folder / "blobs", sha)
-        except TransportError as error:
+            kept[sha] = blobs.get(run.folder / "blobs", sha)
+        except (TransportError, ValueError) as error:
             found.evidence.append(str(error))
-    _check_summary(run, hashes, found)
+    table = kept.get(run.facts.instruments_sha)
+    if table is not None and table != msgspec.json.encode(run.facts.instruments):
+        found.evidence.append(f"run.json: its instruments are not those of the blob {run.facts.instruments_sha}")
 
 
 def _check_summary(run: Run, hashes: dict[str, str], found: Verdicts) -> None:
@@ -120,32 +132,33 @@ def _check_summary(run: Run, hashes: dict[str, str], found: Verdicts) -> None:
     if not said:
         found.notes.append("the run has no summary: it did not end")
         return
-    if INPUT_LOG in hashes and said.get("input_log_hash") != hashes[INPUT_LOG]:
-        found.evidence.append(f"summary.json: input_log_hash {said.get('input_log_hash')}, the log's is {hashes[INPUT_LOG]}")
+    for name, value in hashes.items():
+        if said.get(f"{name}_log_hash") != value:
+            found.evidence.append(f"summary.json: {name}_log_hash {said.get(f'{name}_log_hash')}, the log's is {value}")
     if all(name in hashes for name in DECIDING) and said.get("decision_log_hash") != decision_hash(hashes):
         found.evidence.append(f"summary.json: decision_log_hash {said.get('decision_log_hash')}, the logs' is {decision_hash(hashes)}")
 
 
-def _check_program(run: Run, found: Verdicts) -> Config | None:
-    """Compare what would run now with what ran; returns the configuration to re-execute with."""
+def _check_program(run: Run, found: Verdicts) -> tuple[Config | None, dict[str, str]]:
+    """Compare what would run now with what ran; returns the configuration to re-execute with, and the strategies' files."""
     try:
         config = run.config()
-    except (ConfigError, OSError) as error:
+    except (ConfigError, OSError, UnicodeDecodeError) as error:
         found.program.append(f"config.toml: {error}")
-        return None
+        return None, {}
     _compare_config(run, config, found)
     now = environment({})
     try:
-        then = msgspec.json.decode((run.folder / "environment.json").read_bytes())
-    except (OSError, msgspec.MsgspecError) as error:
+        then = msgspec.json.decode((run.folder / "environment.json").read_bytes(), type=Environment)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         found.program.append(f"environment.json cannot be read: {error}")
-        return config
-    _compare("source", then.get("sources", {}), now["sources"], found.program)
-    for key, was in then.get("toolchain", {}).items():
+        return config, {}
+    _compare("source", then.sources, now["sources"], found.program)
+    for key, was in then.toolchain.items():
         value = now["toolchain"].get(key)
         if value != was:  # another CPU or LLVM must give the same bits: not a fault, but worth knowing
             (found.program if key == "layout" else found.notes).append(f"toolchain {key}: {was} in the run, {value} now")
-    return config
+    return config, then.strategies
 
 
 def _compare_config(run: Run, config: Config, found: Verdicts) -> None:
@@ -153,11 +166,11 @@ def _compare_config(run: Run, config: Config, found: Verdicts) -> None:
         text = blobs.get(run.folder / "blobs", run.facts.config_sha).decode()
     except TransportError:
         return  # told with the evidence
-    if dump(config) == text:
+    if dump(deciding(config)) == text:
         return
     temporary = run.folder / "blobs" / run.facts.config_sha
     was = _flat(resolve(temporary)[0])
-    now = _flat(config)
+    now = _flat(deciding(config))
     _compare("configuration", was, now, found.program)
 
 
@@ -185,12 +198,12 @@ def _compare(what: str, was: dict[str, str], now: dict[str, str], out: list[str]
 
 
 class _Compared:
-    """The decision rows made now beside those of the log of one stage."""
+    """The decision rows made now beside those of the log of one stage; a log that was never closed may end early or late."""
 
     def __init__(self, run: Run, stage: str) -> None:
         self.stage = stage
+        self.note = ""
         self._log = run.log(stage)
-        self.ended = self._log.closed  # a log that was cut by a kill may lag behind the input log; what it has must agree
         self._at = 0
 
     def differs(self, made: Rows) -> str | None:
@@ -198,22 +211,32 @@ class _Compared:
         total = self._log.rows_total
         wanted = min(len(made), total - self._at)
         logged = self._log.rows(self._at, wanted)
-        a, b = logged.view(np.uint8).reshape(wanted, -1), made[:wanted].view(np.uint8).reshape(wanted, -1)
+        a, b = (rows.view(np.uint8).reshape(wanted, SLOT_BYTES) for rows in (logged, made[:wanted]))
         bad = np.flatnonzero((a != b).any(axis=1))
         if len(bad):
             k = int(bad[0])
             return self._words(logged[k : k + 1], made[k : k + 1])
         self._at += wanted
-        if wanted < len(made) and self.ended:
+        if wanted < len(made):
             r = made[wanted]
+            if not self._log.closed:
+                self.note = self.note or f"log {self.stage} ends before seq {r['seq']}: the run was cut off there"
+                return None
             return f"seq {r['seq']}, stage {self.stage}: a {NAME_OF[int(r['kind'])]} row is made that the log does not have"
         return None
 
-    def left(self) -> str | None:
-        """A row of the log that was not made, or None."""
+    def left(self, last_seq: int, at_end: bool = False) -> str | None:
+        """A row of the log that was not made from the inputs up to `last_seq`, at the end from any; None when there is none."""
         if self._at >= self._log.rows_total:
             return None
         r = self._log.rows(self._at, 1)[0]
+        if r["seq"] > last_seq:
+            if not at_end:
+                return None
+            if not self._log.closed:
+                rows = self._log.rows_total - self._at
+                self.note = f"log {self.stage} has {rows} rows of inputs that were not yet journaled, from seq {r['seq']} on"
+                return None
         return f"seq {r['seq']}, stage {self.stage}: the log has a {NAME_OF[int(r['kind'])]} row that is not made"
 
     def _words(self, was: Rows, now: Rows) -> str:
@@ -236,7 +259,9 @@ def _pieces(run: Run) -> Iterator[Rows]:
         yield rows
 
 
-def _re_execute(run: Run, config: Config, found: Verdicts, progress: Callable[[str, int], None]) -> None:
+def _re_execute(
+    run: Run, config: Config, strategies: dict[str, str], found: Verdicts, progress: Callable[[str, int], None]
+) -> None:
     base = Path(run.facts.base)
     try:
         built = build_line(config, run.facts.instruments, len(run.facts.feeds), run.facts.epoch, base)
@@ -246,17 +271,65 @@ def _re_execute(run: Run, config: Config, found: Verdicts, progress: Callable[[s
     sources: dict[str, str] = {}
     for strategy in built.strategies:
         sources |= strategy.loaded.sources
-    then = msgspec.json.decode((run.folder / "environment.json").read_bytes())
-    _compare("strategy file", then.get("strategies", {}), sources, found.program)
+    _compare("strategy file", strategies, sources, found.program)
     compared = [_Compared(run, name) for name in DECIDING]
+    market = MarketHash([i.name for i in run.facts.instruments])
+    last_ns = 0
     for rows in _pieces(run):
+        misplaced = _misplaced(rows, found.inputs, last_ns)
+        if misplaced:
+            found.evidence.append(f"log {INPUT_LOG}: {misplaced}")
+            return
+        last_ns = int(rows["ts_seq_ns"][-1])
+        if found.inputs == 0:
+            _check_start(run, rows[0], found)
+        market.update(rows)
         why = _run_piece(built, rows, compared)
         found.inputs += len(rows)
         progress("re-executing", found.inputs)
-        if why:
+        if why and not _stopped_there_too(run, built):
             found.decisions.append(why)
             return
-    found.decisions += [text for text in (c.left() for c in compared) if text]
+        if why:
+            found.notes.append(f"the run stopped here, and does so again: {why}")
+    found.decisions += [text for text in (c.left(found.inputs - 1, at_end=True) for c in compared) if text]
+    found.notes += [c.note for c in compared if c.note]
+    said = run.summary().get("hashes", {}).get("market_hash")
+    if said is not None and said != market.digest():
+        found.evidence.append(f"summary.json: market_hash {said}, the log's is {market.digest()}")
+
+
+def _stopped_there_too(run: Run, built: Built) -> bool:
+    """A strategy broke its contract at the last input of a log that was never closed, as it did then."""
+    control, log = built.line.control[0], run.input_log()
+    return bool(control["fault"]) and not log.closed and control["fault_seq"] == log.rows_total - 1
+
+
+def _check_start(run: Run, start: Any, found: Verdicts) -> None:
+    """The log's first record names the blobs that run.json does."""
+    for name, sha in (("config_id", run.facts.config_sha), ("instruments_id", run.facts.instruments_sha)):
+        if start[name] != blobs.short_id(sha):
+            found.evidence.append(f"run.json: {name} {blobs.short_id(sha)} of {sha}, the log begins with {start[name]}")
+
+
+def _misplaced(rows: Rows, first_seq: int, last_ns: int) -> str | None:
+    """The first row that INGEST cannot have sequenced, in words: a gap in `seq`, time going back, a kind its source may not send."""
+    source, kind = rows["source_id"], rows["kind"].astype(np.uint64)
+    allowed = np.select(
+        [source >= FEED_BASE, source == BY_EXCHANGE, source == BY_INGEST], [FROM_FEEDS, FROM_EXCHANGE, FROM_INGEST], 0
+    ).astype(np.uint64)
+    forged = (kind > 63) | ((allowed >> np.minimum(kind, 63)) & np.uint64(1) == 0)
+    gap = rows["seq"] != np.arange(first_seq, first_seq + len(rows))
+    times = rows["ts_seq_ns"]
+    back = times < np.append(last_ns, times[:-1])
+    bad = np.flatnonzero(forged | gap | back)
+    if not len(bad):
+        return None
+    r = rows[int(bad[0])]
+    if gap[bad[0]]:
+        return f"seq {r['seq']} stands where seq {first_seq + bad[0]} belongs"
+    what = "goes back in time" if back[bad[0]] else f"may not come from source {r['source_id']}"
+    return f"seq {r['seq']}: a {NAME_OF.get(int(r['kind']), r['kind'])} record {what}"
 
 
 def _run_piece(built: Built, rows: Rows, compared: list[_Compared]) -> str | None:
@@ -264,7 +337,7 @@ def _run_piece(built: Built, rows: Rows, compared: list[_Compared]) -> str | Non
     at = 0
     while at < len(rows):
         at, why = (int(v) for v in run_logged(built.line, rows, at, len(rows)))
-        differing = _compare_logs(built, compared)
+        differing = _compare_logs(built, compared, int(rows[0]["seq"]) + at - 1)
         if differing:
             return differing
         if why == FAULT:
@@ -278,15 +351,17 @@ def _run_piece(built: Built, rows: Rows, compared: list[_Compared]) -> str | Non
     return None
 
 
-def _compare_logs(built: Built, compared: list[_Compared]) -> str | None:
+def _compare_logs(built: Built, compared: list[_Compared], last_seq: int) -> str | None:
+    """What differs first, by seq, then by stage, among the rows made from the inputs up to `last_seq`."""
     counts = built.line.logs.counts
     first: tuple[int, str] | None = None
     for k, c in enumerate(compared):
         rows: Rows = getattr(built.line.logs, c.stage)[: int(counts[k])]
-        text = c.differs(rows) if len(rows) else None
+        text = c.differs(rows) or c.left(last_seq)
         if text:
             seq = int(text.split(",")[0].removeprefix("seq "))
-            first = min(first, (seq, text)) if first else (seq, text)
+            if first is None or seq < first[0]:
+                first = seq, text
     counts[:] = 0
     return first[1] if first else None
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from transport.compiled import REC_T, intrinsic, types
+from transport.compiled import REC_T, cgutils, intrinsic, types
 from transport.records import SLOT_BYTES
 
 
@@ -21,6 +21,23 @@ def slot_at(typingctx: Any, address: Any) -> Any:
         return builder.inttoptr(args[0], context.get_value_type(REC_T))
 
     return REC_T(types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def prefetch_slot(typingctx: Any, address: Any) -> Any:
+    """Ask for the slot at an int64 address to be brought near; the address may lie past the memory's end."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = ir.IntType(8).as_pointer()
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        for line in range(SLOT_BYTES // 64):
+            at = builder.inttoptr(builder.add(args[0], ir.Constant(ir.IntType(64), 64 * line)), pointer)
+            builder.call(function, [at, ir.Constant(number, 0), ir.Constant(number, 3), ir.Constant(number, 1)])
+        return context.get_dummy_value()
+
+    return types.none(types.int64), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -26,7 +26,7 @@ INSTRUMENTS_MAX = 512
 SCHEMA_WORD = np.uint64(SCHEMA_ID | len(FEATURES) << 32)  # schema_id and count
 DIGEST = np.dtype([("value", "u8"), ("rows", "i8"), ("due", "i8")])  # due: seq of the next checkpoint
 _P1, _P2 = 0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F  # odd, of xxHash
-_ODD = np.array([(_P1 * (2 * i + 1) ^ (_P2 >> i)) & 0xFFFFFFFFFFFFFFFF | 1 for i in range(16)], np.uint64)
+_KEY = np.array([(_P1 * (2 * i + 1) ^ (_P2 >> i)) & 0xFFFFFFFFFFFFFFFF | 1 for i in range(16)], np.uint64)
 
 
 class FeaturesState(NamedTuple):
@@ -57,12 +57,12 @@ def new_features(
 def fold_digest(digest, row):
     """Mix one row into the rolling digest: its place, instrument, kind and its own 80 bytes; the times are its cause's.
 
-    A sum of words times odd constants, whose products overlap, then one mix: a change of any single word always shows.
+    A sum of products of pairs of words, each with a constant added (the NH of UMAC, RFC 4418 5.2), whose multiplications overlap;
+    then one mix with what was before.
     """
-    total = digest.value ^ slot_word(row, 0)
-    total += slot_word(row, 4) * np.uint64(_P2)
-    for i in range(6, 16):
-        total += slot_word(row, i) * _ODD[i]
+    total = digest.value + (slot_word(row, 0) + _KEY[0]) * (slot_word(row, 4) + _KEY[1])
+    for i in range(6, 16, 2):
+        total += (slot_word(row, i) + _KEY[i]) * (slot_word(row, i + 1) + _KEY[i + 1])
     total = (total ^ (total >> np.uint64(32))) * np.uint64(_P1)
     digest.value = total ^ (total >> np.uint64(29))
     digest.rows += 1

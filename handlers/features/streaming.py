@@ -58,11 +58,11 @@ def update(s, p, bid, bid_lots, ask, ask_lots, values):
     s.mid = mid
     s.bid_ticks, s.bid_lots, s.ask_ticks, s.ask_lots = bid, bid_lots, ask, ask_lots
     s.ofi_lots += flow
-    total = float(bid_lots + ask_lots)
+    share = 1.0 / (bid_lots + ask_lots)  # one division for both that need it
     values[MID] = mid
     values[SPREAD] = ask - bid
-    values[MICROPRICE] = (bid * float(ask_lots) + ask * float(bid_lots)) / total
-    values[IMBALANCE] = (bid_lots - ask_lots) / total
+    values[MICROPRICE] = (bid * float(ask_lots) + ask * float(bid_lots)) * share
+    values[IMBALANCE] = (bid_lots - ask_lots) * share
     values[OFI] = flow
     values[EMA_FAST] = s.ema_fast
     values[EMA_SLOW] = s.ema_slow

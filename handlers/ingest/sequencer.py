@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from handlers.domain import reasons
-from handlers.domain.memory import copy_slot, slot_at, zero_slot
+from handlers.domain.memory import copy_slot, prefetch_slot, slot_at, zero_slot
 from handlers.domain.queue import NEVER, Queue, new_queue, pop, push
 from transport.compiled import kernel
 from transport.records import (
@@ -29,6 +29,7 @@ from transport.records import (
 
 FEEDS_MAX = 64
 COMMANDS_MAX = 65536
+AHEAD = 40  # slots that are asked for in advance: over a page, where the processor's own prefetching stops
 OWN = -1  # source of a run of the line's own records
 FROM_FEEDS = sum(1 << k for k in (TRADE, QUOTE, BOOK_DELTA, BOOK_SNAPSHOT, STATUS, GAP))
 PRICE_MAX = 2**40  # ticks, either sign
@@ -184,6 +185,7 @@ def admit_feed(s, f, when, r):
     """Take the next record of feed `f` into `r`; False when it was refused, counted, and given no `seq`."""
     w = s.windows[f]
     source = slot_at(w.address + w.at * SLOT_BYTES)
+    prefetch_slot(w.address + (w.at + AHEAD) * SLOT_BYTES)
     row = w.first + w.at
     w.at += 1
     if w.at < w.rows:

@@ -169,6 +169,7 @@ class Open:
     leaves: int
     cancelling: bool = False
     amending: bool = False
+    filled: int = 0
 
 
 class Line:
@@ -374,9 +375,10 @@ class Line:
         if known:
             if told.kind == FILL:
                 known.leaves = told.leaves
+                known.filled += told.qty
             elif told.kind == ACK and told.action == AMENDED:
                 known.leaves, known.amending = told.leaves, False
-                known.row = {**known.row, "price_ticks": told.price}
+                known.row = {**known.row, "price_ticks": told.price, "qty_lots": known.filled + told.leaves}
             elif told.kind == REJECT and told.action:
                 known.cancelling &= told.action != CANCEL
                 known.amending &= told.action != AMEND

@@ -20,7 +20,7 @@ from tests.golden import oracle_line as oracle
 from tests.golden.oracle_exchange import Terms, rows_of
 from tests.golden.quoter import quote
 from transport.instruments import Instrument
-from transport.records import ACK, FILL, NAME_OF, REC, empty
+from transport.records import NAME_OF, REC, empty
 
 HERE = Path(__file__).parent
 DECISIONS = ("signals", "risk", "orders")
@@ -139,6 +139,6 @@ def test_the_run_had_every_kind_of_decision(both: tuple[Built, dict[str, np.ndar
     built, logs, _ = both
     refused = set(logs["risk"]["reason"].tolist()) | set(logs["orders"]["reason"].tolist())
     assert {reasons.POSITION_LIMIT, reasons.UNKNOWN_ORDER} <= refused
-    assert built.line.kinds[FILL] > 500
-    assert built.line.kinds[ACK] > 500
+    assert built.line.paper.paper[0]["executions"] > 500
+    assert built.line.orders.line[0]["sent"] > 500
     assert len({int(k) for k in logs["orders"]["kind"]}) >= 5

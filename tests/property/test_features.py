@@ -66,8 +66,9 @@ def plain_values(tops: list[Top]) -> list[list[float]]:
             slow += 2 / (SLOW + 1) * (mid - slow)
             square += 2 / (VOLATILITY + 1) * (change * change - square)
         before, total = (bid, bid_lots, ask, ask_lots), bid_lots + ask_lots
-        micro = (bid * float(ask_lots) + ask * float(bid_lots)) / total
-        out.append([mid, ask - bid, micro, (bid_lots - ask_lots) / total, flow, fast, slow, math.sqrt(square)])
+        share = 1.0 / total
+        micro = (bid * float(ask_lots) + ask * float(bid_lots)) * share
+        out.append([mid, ask - bid, micro, (bid_lots - ask_lots) * share, flow, fast, slow, math.sqrt(square)])
     return out
 
 

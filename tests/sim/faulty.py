@@ -1,0 +1,56 @@
+"""Strategies that break their contract, one way each; for tests."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from handlers.contract import handler
+from transport.records import FEATURE, TARGET, TRADE
+
+
+@handler(reads=FEATURE, state=[("seen", "i8")])
+def raises(s, p, row, out):
+    """Raises at the 50th feature row, and writes nothing before."""
+    s.seen += 1
+    if s.seen == 50:
+        raise ValueError("no more")
+    return 0
+
+
+@handler(reads=FEATURE, state=[("seen", "i8")], compiled=False)
+def raises_in_python(s, p, row, out):
+    """The same as plain Python, which keeps the error's words."""
+    s.seen += 1
+    if s.seen == 50:
+        raise ValueError("no more")
+    return 0
+
+
+@handler(reads=FEATURE)
+def allocates(s, p, row, out):
+    """Makes an array in its step."""
+    a = np.zeros(int(row.values[0]) % 7 + 1)
+    return 1 if a[0] > 1.0 else 0
+
+
+@handler(reads=FEATURE, state=[("seen", "i8")], rows_max=2)
+def overruns(s, p, row, out):
+    """Says that it wrote three rows where it declared two."""
+    s.seen += 1
+    return 3 if s.seen == 50 else 0
+
+
+@handler(reads=TRADE, rows_max=1)
+def endless(s, p, row, out):
+    """Asks to be called again, for ever."""
+    out.action = TARGET
+    return -1
+
+
+@handler(reads=FEATURE, state=[("target", "i8")])
+def churn(s, p, row, out):
+    """Turns its position over at every feature row: it asks for something whenever it may."""
+    s.target = 1 if s.target <= 0 else -1
+    out.action = TARGET
+    out.qty_lots = s.target
+    return 1
