@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,8 @@ from handlers.signals.stage import STAGE_FULL, STEP_ENDLESS, STEP_OVERRAN, STEP_
 from transport.clock import cycles_now, cycles_per_ns
 from transport.records import empty
 
-SLICE_NS = 20_000_000  # a loop returns this often, well inside 50 ms, for progress, signals and pacing
+SLICE_NS = 40_000_000  # a loop returns this often, inside 50 ms, for progress, signals and pacing
+SWITCH_S = 1e-4  # the line's thread gets the interpreter back this soon from the journal's, not after Python's own 5 ms
 PACED_HAND_OVER_S = 0.1  # a paced run makes few rows: they must not wait for a window to be used up before they are journaled
 FAULTS = {
     STEP_RAISED: "raised an error",
@@ -86,6 +88,14 @@ class Session:
 
     def run(self, progress: Callable[[int], None] = lambda inputs: None) -> None:
         """Run to the end of the feeds; raises LineStopped at the input where a strategy broke its contract."""
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_S)
+        try:
+            self._run(progress)
+        finally:
+            sys.setswitchinterval(before)
+
+    def _run(self, progress: Callable[[int], None]) -> None:
         line = self.built.line
         ticks = cycles_per_ns()
         while True:

@@ -35,12 +35,13 @@ from transport.ring import PRODUCER, Ring, head, mask, mark_closed, publish, dra
 from transport.tape import Tape
 
 RING_SLOTS = 1 << 16
+GIVE_UP_CYCLES = 100_000_000_000  # some 30 s
 PERCENTILES = (50, 90, 99, 99.9, 99.99, 100)
 
 
 @kernel
 def send_paced(cursors, slots, rows, count, first_cycle, step_1024):
-    """Publish rows[:count], one at a time, each at its due time (first_cycle + i * step_1024 / 1024); returns records sent late by a full ring."""
+    """Publish rows[:count], one at a time, each at its due time (first_cycle + i * step_1024 / 1024); returns turns waited for a full ring, -1 when it gave up."""
     late = 0
     for i in range(count):
         due = first_cycle + ((i * step_1024) >> 10)
@@ -49,6 +50,8 @@ def send_paced(cursors, slots, rows, count, first_cycle, step_1024):
         while writable(cursors, 1) == 0:
             late += 1
             pause()
+            if cycles() - due > GIVE_UP_CYCLES:  # the line has died: nobody will ever make room
+                return -1
         slot = slots[head(cursors) & mask(cursors)]
         copy_slot(slot, rows[i])
         slot.ts_seq_ns = rows[i].ts_recv_ns
@@ -108,8 +111,10 @@ def _generator(name: str, rows: int, rate: int, core: int, start: Any) -> None:
     send_paced(warm.cursors, warm.slots, tape.slots, 1, 0, 1)
     start.wait()
     step = int(ticks * 1e9 / rate * 1024)
-    send_paced(ring.cursors, ring.slots, tape.slots, rows, cycles_now() + int(ticks * 1e8), step)
+    waited = send_paced(ring.cursors, ring.slots, tape.slots, rows, cycles_now() + int(ticks * 1e8), step)
     ring.leave(PRODUCER)
+    if waited < 0:
+        raise SystemExit("the line's process stopped reading")
 
 
 def _fresh() -> Line:
