@@ -299,12 +299,12 @@ def test_a_folder_that_may_not_be_made_is_told(tmp_path: Path) -> None:
 
 def test_an_interrupted_replay_ends_with_its_journal_readable(tmp_path: Path) -> None:
     run = tmp_path / "run"
+    replayed(tmp_path / "first", "synthetic:2000")  # compiles
     command = [sys.executable, "-m", "engine.cli", "replay", "synthetic:100_000", "--speed", "1x", "--out", str(run)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
     began = time.monotonic()
-    while not (run / "input").is_dir() and time.monotonic() - began < 200:
+    while sum(p.stat().st_size for p in run.glob("input/*")) < 10_000 and time.monotonic() - began < 60:
         time.sleep(0.05)
-    time.sleep(2.0)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130, out + err
