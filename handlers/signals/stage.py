@@ -22,7 +22,6 @@ from transport.records import (
     ACCEPTED, ACK, AMENDED, ASK, BID, BUY, BY_SIGNALS, COMMAND, FILL, INTENT, REJECT, SET_POSITION, SIGNAL, SLOT_BYTES, empty,
 )  # fmt: skip
 
-STRATEGIES_MAX = 64
 VIEW_BYTES = VIEW.itemsize
 LEVELS = np.dtype([("word", "i8", (4 * DEPTH_MAX,))])  # bid prices, bid lots, ask prices, ask lots, `depth` each
 OUT_ROWS = 512  # intents and signals of one input
