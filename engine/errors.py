@@ -2,6 +2,7 @@
 
 EngineError
 ├── LineStopped   a strategy broke its contract; the journal is whole up to that input; never retriable
+├── WorkerDied    a process of the line is gone, or failed; the journal is whole up to where it had come; retriable
 └── ConfigError   the configuration cannot be used as it stands; never retriable, the message says what to change
 """
 
@@ -20,3 +21,9 @@ class ConfigError(EngineError):
 
 class LineStopped(EngineError):
     """The line stopped at one input because of what a strategy did there."""
+
+
+class WorkerDied(EngineError):
+    """A process of the line was killed, or an assertion failed in it: the run ends, and may be started again."""
+
+    retriable = True

@@ -101,7 +101,7 @@ class Session:
         while True:
             if self.speed:
                 line.control["until_ns"] = self._until()
-            why = int(run_fused(line, cycles_now() + int(SLICE_NS * ticks)))
+            why = self._slice(cycles_now() + int(SLICE_NS * ticks))
             waited = why == PACED and time.monotonic() - self._handed_over > PACED_HAND_OVER_S
             if waited or why in (WANTS_WINDOW, LOGS_FULL, DONE, FAULT) or line.sequencer.head[0]["runs"] > 1 << 12:
                 self._hand_over()
@@ -115,6 +115,10 @@ class Session:
             elif why == DONE:
                 return
             assert why in (SLICE_OVER, WANTS_WINDOW, LOGS_FULL, PACED)
+
+    def _slice(self, deadline: int) -> int:
+        """Run until Python is needed or `deadline` (cycles); why it came back."""
+        return int(run_fused(self.built.line, deadline))
 
     def _until(self) -> int:
         assert self.first_ns is not None

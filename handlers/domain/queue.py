@@ -75,6 +75,12 @@ def push_first(q, rows, due):
     push(q, rows[0], due)
 
 
+@kernel(inline=True)
+def pushed(q, k):
+    """Slot of the entry that was pushed when the queue held `k`, as long as nothing has been popped since."""
+    return q.free[k]
+
+
 @kernel
 def pop(q):
     """Slot of the earliest entry, its place freed: read `q.rows[slot]` before the next push."""

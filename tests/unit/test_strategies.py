@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from pathlib import Path
 from typing import Any
 
@@ -268,7 +269,8 @@ def test_strategy_that_raises_stops_the_line_at_that_input(extra: str, told: str
 @pytest.mark.parametrize("write", ["out[4].price_ticks = 9\n    return 1", "out[2].kind = SIGNAL\n    return 2", "return 3"])
 def test_strategy_that_overruns_its_rows_stops_the_line(write: str, folder: Path) -> None:
     body = f"\n@handler(reads=FEATURE, rows_max=2)\ndef go(s, p, row, out):\n    {write}\n"
-    with pytest.raises(LineStopped, match="wrote more rows than it declares"):
+    indexed = os.environ.get("NUMBA_BOUNDSCHECK") == "1" and "out[" in write  # then the write itself is caught, before the guard
+    with pytest.raises(LineStopped, match="raised an error" if indexed else "wrote more rows than it declares"):
         run_line(folder, ("over.py:go", body))
 
 

@@ -1,0 +1,250 @@
+"""A run in several processes: makes the rings, starts the workers, watches them, and leaves nothing behind.
+
+    split     this process: feeds, INGEST, journal │ line: FEATURES … ORDERS, paper exchange
+    staged    this process: feeds, INGEST, journal │ features │ signals │ risk │ orders, paper exchange
+
+The segments lose their names as soon as every worker has them mapped: whoever is killed then, nothing stays in /dev/shm.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+import numpy as np
+
+from engine.config import Config, dump
+from engine.errors import ConfigError, LineStopped, WorkerDied
+from engine.journaling import Batch
+from engine.journaling import Rows as Slots
+from engine.line import Built
+from engine.loops import DECIDING, DONE, FEATURES, ORDERS, RISK, SIGNALS, WHOLE
+from engine.observe.histogram import merge
+from engine.ring_loops import BY_INGEST, NEXT_OUT, STOP, Rows, run_ingest, take_what_is_left
+from engine.session import Session
+from engine.workers import (
+    CONFIG, FAULT_FILE, FAULTED, HISTOGRAMS, INPUT, REPORTS, Assignment, edge, load_ring_kernels, work,
+)  # fmt: skip
+from handlers.domain.queue import NEVER
+from handlers.orders.brokers.paper import REPORTS_MAX
+from transport import compiled
+from transport.atomics import store_cell
+from transport.ring import CLOSED, PRODUCER, Peer, Ring
+from transport.segment import sweep
+from transport.wait import PARK, YIELD
+
+WORKERS = {
+    "split": (("line", WHOLE),),
+    "staged": (("features", FEATURES), ("signals", SIGNALS), ("risk", RISK), ("orders", ORDERS)),
+}
+INPUT_SLOTS = 1 << 14  # 2 MiB: a few ms of a burst
+ROW_SLOTS = 1 << 14
+START_S = 600.0  # a worker that compiles another machine's code for the first time takes minutes, not more
+STOP_S = 5.0  # a loop comes back every 20 ms; what has not ended then hangs
+TERMINATED = 128 + signal.SIGTERM
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """A SIGTERM raises SystemExit here, so that what was begun is ended in order; outside the main thread nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: Any) -> None:
+        raise SystemExit(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def pinned(core: int | None) -> Iterator[None]:
+    """This thread on `core`; raises ConfigError where the machine has no such core for us."""
+    if core is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    _check_core(core, before)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _check_core(core: int, ours: set[int]) -> None:
+    if core not in ours:
+        raise ConfigError(f"runtime.cores: core {core} is not ours; there are {', '.join(map(str, sorted(ours)))}")
+
+
+class Crew:
+    """The rings and the workers of one run; as a context manager it starts them, and ends them whatever happens."""
+
+    def __init__(self, placement: str, built: Built, config: Config, base: Path, run_name: str, epoch: int) -> None:
+        self._config, self._instruments, self._base, self._epoch = config, built.instruments, base, epoch
+        self._run = re.sub(r"[^A-Za-z0-9_.-]", "_", run_name)[:64] or "run"
+        self.roles = WORKERS[placement]
+        cores = len(os.sched_getaffinity(0))
+        self.strategy = YIELD if len(self.roles) < cores else PARK
+        self.workers: dict[str, BaseProcess] = {}
+        self.rings: dict[str, Ring] = {}
+        self._ends = ExitStack()
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        for ring in self.rings.values():
+            store_cell(ring.cursors, STOP, 1)  # workers look at INPUT's
+        for process in self.workers.values():
+            self._end(process)
+        self._ends.close()
+
+    def _start(self) -> None:
+        sweep()
+        self._make_rings()
+        self._ends.enter_context(pinned(self._core(0)))
+        folder = self._ends.enter_context(tempfile.TemporaryDirectory(prefix="tickline-"))
+        self._folder = Path(folder)
+        (self._folder / CONFIG).write_text(dump(self._config))
+        context = multiprocessing.get_context("spawn")  # a fork would share the journal's thread and its locks
+        for place, (name, stage) in enumerate(self.roles):
+            process = context.Process(target=work, args=(self._assignment(name, stage, place),), name=name, daemon=True)
+            process.start()
+            self.workers[name] = process
+        self._await_all()
+        for ring in self.rings.values():
+            ring.unlink()
+
+    def _make_rings(self) -> None:
+        followed = {name for name, _ in self.roles} & set(DECIDING[:-1])  # stages whose rows another worker reads
+        wanted = {INPUT: (INPUT_SLOTS, len(self.roles)), REPORTS: (REPORTS_MAX, 1)}
+        wanted |= {name: (ROW_SLOTS, 2 if name in followed else 1) for name in DECIDING}
+        for name, (capacity, consumers) in wanted.items():
+            self.rings[name] = self._ends.enter_context(Ring.create(self._run, name, capacity, consumers))
+            self.rings[name].join(PRODUCER if name == INPUT else BY_INGEST)
+        store_cell(self.rings[REPORTS].cursors, NEXT_OUT, NEVER)
+
+    def _core(self, place: int) -> int | None:
+        cores = self._config.runtime.cores
+        return cores[place % len(cores)] if cores else None
+
+    def _assignment(self, name: str, stage: int, place: int) -> Assignment:
+        core = self._core(place + 1)
+        if core is not None:
+            _check_core(core, set(range(os.cpu_count() or 1)))
+        return Assignment(
+            name, stage, place, {k: ring.name for k, ring in self.rings.items()}, str(self._folder),
+            msgspec.json.encode(list(self._instruments)), str(self._base.resolve()), self._epoch, core, self.strategy,
+            compiled.CODE_HASH,
+        )  # fmt: skip
+
+    def _await_all(self) -> None:
+        """Wait until every worker has joined INPUT, the last it does before its loop; raises WorkerDied."""
+        late = time.monotonic() + START_S
+        for place, (name, _) in enumerate(self.roles):
+            while self.rings[INPUT].peer(place) is not Peer.ALIVE:
+                self.check()
+                if time.monotonic() > late:
+                    raise WorkerDied(f"worker {name} has not started within {START_S:.0f} s")
+                time.sleep(0.002)
+
+    def ended(self) -> list[str]:
+        """Workers that do not run any more."""
+        return [name for name, process in self.workers.items() if process.exitcode is not None]
+
+    def check(self) -> None:
+        """Raises LineStopped with a strategy's fault, or WorkerDied, when a worker has ended."""
+        ended = self.ended()
+        for name in sorted(ended, key=lambda n: self.workers[n].exitcode != FAULTED):  # a fault tells more than its echo
+            status = self.workers[name].exitcode
+            path = self._folder / FAULT_FILE.format(name)
+            text = path.read_text() if path.exists() else ""
+            if status == FAULTED:
+                raise LineStopped(text)
+            how = f"was killed by signal {-status}" if status is not None and status < 0 else f"ended with status {status}"
+            raise WorkerDied(f"worker {name} {how}{': ' + text if text else ''}; the journal is whole up to where it had come")
+
+    def finish(self, line: Any) -> None:
+        """The input has ended: let every worker end, and gather their histograms into `line`'s."""
+        store_cell(self.rings[INPUT].cursors, CLOSED, 1)  # pairs with the load of `is_closed`; we are its producer
+        for name, process in self.workers.items():
+            process.join(STOP_S)
+            if process.exitcode != 0:
+                self.check()
+                raise WorkerDied(f"worker {name} does not end; its rows are all there")
+            theirs = np.load(self._folder / HISTOGRAMS.format(name))
+            for mine, more in zip(line.histograms["bucket"], theirs, strict=True):
+                mine[:] = merge(np.stack([mine, more]))
+
+    def _end(self, process: BaseProcess) -> None:
+        for harder in (None, process.terminate, process.kill):
+            if harder is not None:
+                harder()
+            process.join(STOP_S)
+            if process.exitcode is not None:
+                return
+
+
+class PlacedSession(Session):
+    """A Session whose stages run in other processes; `built`'s own sequencer is INGEST, its other stages are not used."""
+
+    def __init__(
+        self,
+        placement: str,
+        built: Built,
+        feeds: Sequence[Iterator[Slots]],
+        take: Callable[[Batch], None],
+        speed: float,
+        config: Config,
+        base: Path,
+        run_name: str,
+        epoch: int,
+    ) -> None:
+        """`placement` "split" or "staged"; `config`, `base` and `epoch` are what `built` was built from."""
+        super().__init__(built, feeds, take, speed, config.line.timer_origin_ns)
+        assert built.line.sequencer.head[0]["next_seq"] == 0, "a record's seq is its position in INPUT"
+        self._crew = Crew(placement, built, config, base, run_name, epoch)
+        self.starting_s = 0.0  # what starting the workers took, of the time that `run` takes
+
+    def run(self, progress: Callable[[int], None] = lambda inputs: None) -> None:
+        """Start the workers, run to the end of the feeds, end them; raises LineStopped, WorkerDied, ConfigError, SegmentError."""
+        began = time.monotonic()
+        with terminable():
+            load_ring_kernels()
+            with self._crew as crew:
+                self.starting_s = time.monotonic() - began
+                self._began_ns = time.monotonic_ns()
+                super().run(progress)
+                crew.finish(self.built.line)
+
+    def _slice(self, deadline: int) -> int:
+        crew, line = self._crew, self.built.line
+        rows = Rows(*(edge(crew.rings[name]) for name in DECIDING))
+        why = int(run_ingest(line, edge(crew.rings[INPUT]), rows, edge(crew.rings[REPORTS]), crew.strategy, deadline))
+        if why != DONE and crew.ended():
+            while not take_what_is_left(line, rows):
+                self._hand_over()
+            self._hand_over()
+            crew.check()
+        return why
