@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import Config
-from engine.errors import ConfigError
 from engine.feeds import OpenFeed, open_feeds
 from engine.journaling import RunJournal
 from engine.line import Built, build_line, load_kernels, sequence_first_words
@@ -68,7 +67,7 @@ def replay(
     journal = RunJournal(folder, facts.run_id, names, tapes, facts.epoch, config.journal.durability, tally)
     windows = [f.windows(config.runtime.chunk_rows) for f in feeds]
     try:
-        session = _session(config, built, windows, journal, speed)
+        session = _session(config, built, windows, journal, speed, base, folder.name)
         began = time.perf_counter()
         session.open(lambda ns: sequence_first_words(built, config, ns, config_id, instruments_id))
         session.run(lambda inputs: progress("replaying", inputs))
@@ -83,12 +82,14 @@ def replay(
     return Replayed(folder, summary, built, feeds)
 
 
-def _session(config: Config, built: Built, windows: list[Any], journal: RunJournal, speed: float) -> Session:
-    if config.runtime.placement != "fused":
-        raise ConfigError(
-            f"placement {config.runtime.placement!r} is not there yet: the line runs fused, on one thread beside the journal's"
-        )
-    return Session(built, windows, journal.put, speed, config.line.timer_origin_ns)
+def _session(
+    config: Config, built: Built, windows: list[Any], journal: RunJournal, speed: float, base: Path, name: str
+) -> Session:
+    if config.runtime.placement == "fused":
+        return Session(built, windows, journal.put, speed, config.line.timer_origin_ns)
+    from engine.supervisor import PlacedSession
+
+    return PlacedSession(config.runtime.placement, built, windows, journal.put, speed, config, base, name, 1)
 
 
 def _summary(
