@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -34,23 +34,27 @@ class RunError(EngineError):
     """A folder is no run, or one that cannot be used as asked."""
 
 
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
 class RunFacts(msgspec.Struct):
     """run.json."""
 
     run_id: str
-    epoch: int
+    epoch: Annotated[int, msgspec.Meta(ge=1, le=2**16 - 1)]
     base: str  # folder that strategies' paths start from
-    feeds: list[dict[str, Any]]
+    feeds: list[dict[str, str | int]]
     instruments: list[Instrument]
     strategies: list[str]
-    config_sha: str
-    instruments_sha: str
+    config_sha: Sha256
+    instruments_sha: Sha256
     by_reference: bool
 
 
 class Environment(msgspec.Struct):
     """What `verify` reads of environment.json."""
 
+    code_hash: str
     sources: dict[str, str]
     strategies: dict[str, str]
     toolchain: dict[str, str]
@@ -82,9 +86,21 @@ class Run:
         return resolve(self.folder / "config.toml")[0]
 
     def summary(self) -> dict[str, Any]:
-        """summary.json, or {} for a run that did not end."""
+        """summary.json, or {} for a run that did not end; raises RunError for one that cannot be read."""
         path = self.folder / "summary.json"
-        return msgspec.json.decode(path.read_bytes()) if path.exists() else {}
+        if not path.exists():
+            return {}
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        except (msgspec.MsgspecError, UnicodeDecodeError, OSError) as error:
+            raise RunError(f"summary.json cannot be read: {error}") from error
+
+    def hashes(self) -> dict[str, str]:
+        """The hashes that summary.json states; {} for a run that did not end. Raises RunError."""
+        try:
+            return msgspec.convert(self.summary().get("hashes", {}), dict[str, str])
+        except msgspec.ValidationError as error:
+            raise RunError(f"summary.json: hashes: {error}") from error
 
 
 def environment(strategy_sources: Mapping[str, str]) -> dict[str, Any]:
@@ -169,7 +185,8 @@ def open_run(folder: Path) -> Run:
     tapes = []
     if facts.by_reference:
         for feed in facts.feeds:
-            if not Path(feed["path"]).is_file():
-                raise RunError(f"{folder} refers to the tape {feed['path']}, which is gone")
-            tapes.append(Tape.open(feed["path"]))
+            tape = Path(str(feed.get("path", "")))
+            if not tape.is_file():
+                raise RunError(f"{folder} refers to the tape {tape}, which is gone")
+            tapes.append(Tape.open(tape))
     return Run(folder, facts, tapes)

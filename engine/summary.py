@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.config import AccountConfig
 from engine.journaling import Rows
 from engine.loops import STAGES
 from engine.observe.histogram import COUNTS, percentiles, upper_bounds
@@ -133,6 +134,10 @@ class Tally:
             "net_flattened": self.money(realised + flattened - fees),
             "max_drawdown": f"{float((peak - np.append(float(cash), equity)).max()):.2f}",
         }  # fmt: skip
+
+    def money_told(self, account: AccountConfig, terms: np.ndarray[Any, Any]) -> dict[str, Any]:
+        """What summary.json says of money."""
+        return {"accounts": self.accounts(terms), "pnl": self.pnl(account.cash, account.currency)}
 
     def counts(self) -> dict[str, Any]:
         """Events by kind, orders, fills, rejects by reason."""

@@ -19,14 +19,16 @@ import numpy as np
 
 from engine.config import Config, deciding, dump, resolve
 from engine.errors import ConfigError
-from engine.journaling import INPUT_LOG, MarketHash, Rows, decision_hash
+from engine.evidence import Evidence, check_evidence
+from engine.journaling import INPUT_LOG, MarketHash, Rows
 from engine.line import Built, build_line
 from engine.loops import DECIDING, FAULT, LOGS_FULL, MISSED_REPORT, NO_REPORT, OTHER_REPORT, SLICE_OVER, run_logged
 from engine.run_folder import Environment, Run, environment, open_run
 from engine.session import fault_text
+from engine.summary import Tally
 from handlers.ingest.sequencer import FROM_FEEDS
 from handlers.signals.errors import StrategyError
-from transport import blobs
+from transport import blobs, compiled
 from transport.errors import DamagedError, LayoutError, TransportError
 from transport.records import (
     ACK, BY_EXCHANGE, BY_INGEST, COMMAND, FEED_BASE, FILL, INSTRUMENT, KIND_OF, NAME_OF, REJECT, SLOT_BYTES, START, TIMER,
@@ -73,70 +75,21 @@ def verify(folder: Path, progress: Callable[[str, int], None] = lambda what, n: 
         found.evidence.append(str(error))
         return found
     progress("checking the evidence", 0)
-    _check_evidence(run, found)
+    evidence = check_evidence(run)
+    found.evidence += evidence.faults
+    found.notes += evidence.notes
     progress("comparing the program", 0)
     config, strategies = _check_program(run, found)
-    if config is None:
+    if config is None or evidence.instruments is None:
+        found.notes.append("nothing was re-executed: that needs the configuration and the instrument table")
         return found
     try:
-        _re_execute(run, config, strategies, found, progress)
+        _re_execute(run, evidence, config, strategies, found, progress)
     except (DamagedError, LayoutError) as error:
         if not found.evidence:
             found.evidence.append(str(error))
         found.notes.append("re-execution stopped where the evidence is damaged")
     return found
-
-
-def _check_evidence(run: Run, found: Verdicts) -> None:
-    for tape in run.tapes:
-        found.evidence += [f"tape {damage}" for damage in tape.verify()]
-    for feed, tape in zip(run.facts.feeds, run.tapes, strict=False):
-        if feed.get("content") != tape.content:
-            found.evidence.append(f"tape {tape.path}: content {tape.content[:16]}…, the run read {str(feed.get('content'))[:16]}…")
-    hashes: dict[str, str] = {}
-    for name in (INPUT_LOG, *DECIDING):
-        try:
-            log = run.input_log() if name == INPUT_LOG else run.log(name)
-            damages = log.verify()
-            found.evidence += [f"log {name}: {damage}" for damage in damages]
-            if log.torn:
-                found.notes.append(f"log {name}: {log.torn}")
-            elif not log.closed:
-                found.notes.append(f"log {name} was never closed: the run did not end")
-            if not damages:
-                hashes[name] = log.digest
-        except TransportError as error:
-            found.evidence.append(f"log {name}: {error}")
-    _check_blobs(run, found)
-    _check_summary(run, hashes, found)
-
-
-def _check_blobs(run: Run, found: Verdicts) -> None:
-    kept: dict[str, bytes] = {}
-    for sha in (run.facts.config_sha, run.facts.instruments_sha):
-        try:
-            kept[sha] = blobs.get(run.folder / "blobs", sha)
-        except (TransportError, ValueError) as error:
-            found.evidence.append(str(error))
-    table = kept.get(run.facts.instruments_sha)
-    if table is not None and table != msgspec.json.encode(run.facts.instruments):
-        found.evidence.append(f"run.json: its instruments are not those of the blob {run.facts.instruments_sha}")
-
-
-def _check_summary(run: Run, hashes: dict[str, str], found: Verdicts) -> None:
-    try:
-        said = run.summary().get("hashes", {})
-    except msgspec.MsgspecError as error:
-        found.evidence.append(f"summary.json cannot be read: {error}")
-        return
-    if not said:
-        found.notes.append("the run has no summary: it did not end")
-        return
-    for name, value in hashes.items():
-        if said.get(f"{name}_log_hash") != value:
-            found.evidence.append(f"summary.json: {name}_log_hash {said.get(f'{name}_log_hash')}, the log's is {value}")
-    if all(name in hashes for name in DECIDING) and said.get("decision_log_hash") != decision_hash(hashes):
-        found.evidence.append(f"summary.json: decision_log_hash {said.get('decision_log_hash')}, the logs' is {decision_hash(hashes)}")
 
 
 def _check_program(run: Run, found: Verdicts) -> tuple[Config | None, dict[str, str]]:
@@ -153,6 +106,8 @@ def _check_program(run: Run, found: Verdicts) -> tuple[Config | None, dict[str, 
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         found.program.append(f"environment.json cannot be read: {error}")
         return config, {}
+    if then.code_hash != compiled.digest_of({**then.sources, **then.strategies}):
+        found.evidence.append("environment.json: its code_hash is not that of the sources it lists")
     _compare("source", then.sources, now["sources"], found.program)
     for key, was in then.toolchain.items():
         value = now["toolchain"].get(key)
@@ -174,7 +129,8 @@ def _compare_config(run: Run, config: Config, found: Verdicts) -> None:
     _compare("configuration", was, now, found.program)
 
 
-def _flat(config: Config) -> dict[str, str]:
+def _flat(tree: Any) -> dict[str, str]:
+    """The leaves of nested mappings and lists by their dotted path."""
     out: dict[str, str] = {}
 
     def walk(value: Any, at: str) -> None:
@@ -187,7 +143,7 @@ def _flat(config: Config) -> dict[str, str]:
         else:
             out[at] = str(value)
 
-    walk(msgspec.to_builtins(config), "")
+    walk(msgspec.to_builtins(tree), "")
     return out
 
 
@@ -260,11 +216,16 @@ def _pieces(run: Run) -> Iterator[Rows]:
 
 
 def _re_execute(
-    run: Run, config: Config, strategies: dict[str, str], found: Verdicts, progress: Callable[[str, int], None]
+    run: Run,
+    evidence: Evidence,
+    config: Config,
+    strategies: dict[str, str],
+    found: Verdicts,
+    progress: Callable[[str, int], None],
 ) -> None:
-    base = Path(run.facts.base)
+    assert evidence.instruments is not None
     try:
-        built = build_line(config, run.facts.instruments, len(run.facts.feeds), run.facts.epoch, base)
+        built = build_line(config, evidence.instruments, len(run.facts.feeds), run.facts.epoch, Path(run.facts.base))
     except (StrategyError, ConfigError) as error:
         found.program.append(str(error))
         return
@@ -273,7 +234,8 @@ def _re_execute(
         sources |= strategy.loaded.sources
     _compare("strategy file", strategies, sources, found.program)
     compared = [_Compared(run, name) for name in DECIDING]
-    market = MarketHash([i.name for i in run.facts.instruments])
+    market = MarketHash([i.name for i in evidence.instruments])
+    tally = Tally(evidence.instruments, [s.name for s in config.strategy], config.account.money_decimals)
     last_ns = 0
     for rows in _pieces(run):
         misplaced = _misplaced(rows, found.inputs, last_ns)
@@ -284,7 +246,8 @@ def _re_execute(
         if found.inputs == 0:
             _check_start(run, rows[0], found)
         market.update(rows)
-        why = _run_piece(built, rows, compared)
+        tally.piece(rows)
+        why = _run_piece(built, rows, compared, tally)
         found.inputs += len(rows)
         progress("re-executing", found.inputs)
         if why and not _stopped_there_too(run, built):
@@ -294,9 +257,15 @@ def _re_execute(
             found.notes.append(f"the run stopped here, and does so again: {why}")
     found.decisions += [text for text in (c.left(found.inputs - 1, at_end=True) for c in compared) if text]
     found.notes += [c.note for c in compared if c.note]
-    said = run.summary().get("hashes", {}).get("market_hash")
-    if said is not None and said != market.digest():
-        found.evidence.append(f"summary.json: market_hash {said}, the log's is {market.digest()}")
+    if evidence.stated:
+        _check_told(run, config, built, market, tally, found)
+
+
+def _check_told(run: Run, config: Config, built: Built, market: MarketHash, tally: Tally, found: Verdicts) -> None:
+    """What summary.json tells of the market and of the money is what the re-execution came to."""
+    told, made = _flat(run.summary()), _flat(tally.counts() | tally.money_told(config.account, built.terms))
+    told["market_hash"], made["market_hash"] = told.get("hashes.market_hash", "absent"), market.digest()
+    found.evidence += [f"summary.json: {k} {told.get(k, 'absent')}, the log's is {v}" for k, v in made.items() if told.get(k) != v]
 
 
 def _stopped_there_too(run: Run, built: Built) -> bool:
@@ -332,12 +301,12 @@ def _misplaced(rows: Rows, first_seq: int, last_ns: int) -> str | None:
     return f"seq {r['seq']}: a {NAME_OF.get(int(r['kind']), r['kind'])} record {what}"
 
 
-def _run_piece(built: Built, rows: Rows, compared: list[_Compared]) -> str | None:
+def _run_piece(built: Built, rows: Rows, compared: list[_Compared], tally: Tally) -> str | None:
     """Re-execute one block; what diverged first, in words, or None."""
     at = 0
     while at < len(rows):
         at, why = (int(v) for v in run_logged(built.line, rows, at, len(rows)))
-        differing = _compare_logs(built, compared, int(rows[0]["seq"]) + at - 1)
+        differing = _compare_logs(built, compared, int(rows[0]["seq"]) + at - 1, tally)
         if differing:
             return differing
         if why == FAULT:
@@ -351,12 +320,13 @@ def _run_piece(built: Built, rows: Rows, compared: list[_Compared]) -> str | Non
     return None
 
 
-def _compare_logs(built: Built, compared: list[_Compared], last_seq: int) -> str | None:
+def _compare_logs(built: Built, compared: list[_Compared], last_seq: int, tally: Tally) -> str | None:
     """What differs first, by seq, then by stage, among the rows made from the inputs up to `last_seq`."""
     counts = built.line.logs.counts
     first: tuple[int, str] | None = None
     for k, c in enumerate(compared):
         rows: Rows = getattr(built.line.logs, c.stage)[: int(counts[k])]
+        tally.decisions(c.stage, rows)
         text = c.differs(rows) or c.left(last_seq)
         if text:
             seq = int(text.split(",")[0].removeprefix("seq "))

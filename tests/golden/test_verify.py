@@ -276,9 +276,9 @@ def test_a_better_fill_price_is_found_with_both_values(run: Path) -> None:
 
 
 def test_no_flipped_bit_of_any_file_breaks_verify_or_is_taken_for_proof(run: Path, seed: int) -> None:
-    """Not covered by a hash, and free to change: the picture, comments, what the summary tells beside its hashes, the machine."""
+    """Free to change: the picture, comments, names of feeds, and what the summary tells of time and of the machine."""
     chance = random.Random(seed)
-    files = sorted(p for p in run.rglob("*") if p.is_file() and p.name not in ("report.html", "summary.json"))
+    files = sorted(p for p in run.rglob("*") if p.is_file() and p.name != "report.html")
     for _ in range(40):
         path = chance.choice(files)
         at, bit = chance.randrange(path.stat().st_size), chance.randrange(8)
@@ -290,6 +290,29 @@ def test_no_flipped_bit_of_any_file_breaks_verify_or_is_taken_for_proof(run: Pat
             assert said.code == 1, where
         flip(path, at, bit)
     assert verify(run).proved
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "told"),
+    [
+        ("run.json", '"instruments_sha": "', '"instruments_sha": "g', "run.json cannot be read"),
+        ("run.json", '"run_id": "', '"run_id": "0', "log input: of run "),
+        ("run.json", '"venue": "synthetic"', '"venue": "synthetid"', "its instruments are not those of the blob"),
+        ("environment.json", '"code_hash": "', '"code_hash": "0', "its code_hash is not that of the sources it lists"),
+        ("summary.json", '"net_flattened": "', '"net_flattened": "9', "summary.json: pnl.net_flattened 9"),
+        ("summary.json", '"inputs": ', '"inputs": 9', "summary.json: inputs 9"),
+        ("summary.json", '"hashes": {', '"hashes": 3, "h": {', "summary.json: hashes: "),
+        ("summary.json", '"market_hash": "', '"market_hash": "0', "summary.json: market_hash 0"),
+        ("summary.json", "{", "[", "summary.json cannot be read"),
+    ],
+)
+def test_a_word_changed_in_what_a_run_tells_of_itself_is_found(run: Path, file: str, old: str, new: str, told: str) -> None:
+    text = (run / file).read_text()
+    assert old in text
+    (run / file).write_text(text.replace(old, new, 1))
+    said = tickline("verify", run)
+    assert said.code in (1, 2)
+    assert told in said.out + said.err
 
 
 # Says on standard output how far each log has been flushed, after it was.
@@ -355,7 +378,7 @@ def test_decisions_of_a_killed_run_that_were_not_journaled_are_made_again(killed
     inputs = log_rows(ahead, "input")
     cut = len(inputs) // 2
     shutil.rmtree(ahead / "input")
-    log = LogWriter(ahead, "input", "cut")
+    log = LogWriter(ahead, "input", open_run(folder).facts.run_id)
     log.append(inputs[:cut])
     log.flush()
     log.release()
@@ -365,7 +388,7 @@ def test_decisions_of_a_killed_run_that_were_not_journaled_are_made_again(killed
     behind = shutil.copytree(folder, folder.with_name("behind"))
     rows = log_rows(behind, "orders")
     shutil.rmtree(behind / "orders")
-    log = LogWriter(behind, "orders", "cut")
+    log = LogWriter(behind, "orders", open_run(folder).facts.run_id)
     log.append(rows[: len(rows) // 2])
     log.flush()
     log.release()
