@@ -20,7 +20,7 @@ from handlers.ingest.venues.synthetic import SyntheticFeed
 from transport.errors import TransportError
 from transport.instruments import Instrument
 from transport.journal import LogReader
-from transport.records import NO_INSTRUMENT, REC
+from transport.records import NO_INSTRUMENT, REC, copied
 from transport.tape import MAGIC, Tape
 
 SYNTHETIC = "synthetic:"  # synthetic:ROWS[:SEED[:INSTRUMENTS]]
@@ -66,12 +66,12 @@ class OpenFeed:
             yield from self.decoder.chunks(rows_max)
         elif self.tape is not None:
             for start in range(0, len(self.tape.slots), rows_max):
-                yield self._renumbered(self.tape.slots[start : start + rows_max].copy())
+                yield self._renumbered(copied(self.tape.slots[start : start + rows_max]))
         else:
             assert self.run is not None
             for _, rows in self.run[0].blocks():
                 market = (np.uint64(FROM_FEEDS) >> rows["kind"].astype(np.uint64)) & np.uint64(1) == 1
-                chosen = rows[market]
+                chosen = copied(rows, market)
                 chosen["seq"] = chosen["ts_seq_ns"] = chosen["epoch"] = 0
                 yield self._renumbered(chosen)
 

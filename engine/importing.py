@@ -25,12 +25,12 @@ def merge_rows(s, reports, out):
     """Merge the feeds' windows into `out` in the order of sequencing, unstamped; returns (rows, whether a feed wants its next window)."""
     n = 0
     while n < len(out):
-        source, when = peek(s, reports)
+        source, _ = peek(s, reports)
         if source == STARVED:
             return n, True
         if source < 0:
             return n, False
-        if admit_feed(s, source, when, out[n]):
+        if admit_feed(s, source, out[n]):
             out[n].seq = out[n].ts_seq_ns = 0
             out[n].epoch = 0
             n += 1

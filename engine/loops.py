@@ -19,9 +19,9 @@ from handlers.domain.book import apply_market
 from handlers.domain.borrowed import borrow
 from handlers.domain.memory import copy_slot, slot_word
 from handlers.domain.queue import NEVER, pop
-from handlers.features.stage import FeaturesState, digest_features, step_features
+from handlers.features.stage import FeaturesState, step_checkpoint, step_features
 from handlers.ingest.sequencer import (
-    NOTHING, STARVED, Sequencer, admit_feed, admit_own, close_line, full, peek,
+    NOTHING, STARVED, Sequencer, admit_own, alone_until, close_line, full, note_run, peek, take_next,
 )  # fmt: skip
 from handlers.orders.brokers.paper import PaperState, advance, on_market
 from handlers.orders.stage import OrdersState, concerns_orders, step_orders
@@ -119,7 +119,7 @@ def step_line(line, r, timed):
         apply_market(m, line.books, r)
         on_market(line.paper, m, r)
     n_features = step_features(line.features, m, r, scratch.features)
-    checkpoint = digest_features(line.features, r, scratch.features, n_features, scratch.features[n_features])
+    checkpoint = step_checkpoint(line.features, r, n_features, scratch.features[n_features])
     if line.control[0].log_features:
         counts[0] = keep(logs.features, counts[0], scratch.features, n_features)
     if checkpoint:
@@ -203,14 +203,42 @@ def run_logged(owned, rows, first, last):
     return i, SLICE_OVER
 
 
+@kernel(inline=True)
+def run_on(line, source, when, before_ns):
+    """Sequence and handle the candidate that `peek` found, and a feed's next records as long as nothing else can come between.
+
+    Returns (what the last step said, how many were taken). It stops after a record that logged rows: their logs may be full, and
+    an order may be under way.
+    """
+    s, control = line.sequencer, line.control[0]
+    r, reports = line.scratch.input[0], line.paper.reports
+    w = s.windows[max(source, 0)]
+    first, seq = w.first + w.at, s.head[0].next_seq
+    n = logged = 0
+    while True:
+        if source < 0:
+            admit_own(s, reports, source, when, r)
+        elif not take_next(s, w, r):
+            break
+        n += 1
+        timed = r.seq & control.sample_mask == 0
+        began = cycles() if timed else np.int64(0)
+        logged = step_line(line, r, timed)
+        if timed:
+            record_value(line.histograms[WHOLE], cycles() - began)
+        if logged != 0 or source < 0 or n == LOOK_EVERY or w.at == w.rows or w.key_ns >= min(before_ns, reports.head[0].next_due):
+            break
+    if source >= 0 and n > 0:
+        note_run(s, source, first, n, seq)
+    return logged, n
+
+
 @kernel
 def run_fused(owned, deadline):
     """Run the whole line on this thread until `deadline` (cycles) or until Python is needed; returns why it came back."""
     line = borrow(owned)
     s, control = line.sequencer, line.control[0]
-    reports = line.paper.reports
-    r = line.scratch.input[0]
-    arrivals = line.paper.arrivals.head[0]
+    reports, arrivals = line.paper.reports, line.paper.arrivals.head[0]
     look = 0
     logged = 1
     while True:
@@ -228,20 +256,12 @@ def run_fused(owned, deadline):
             return PACED
         if full(s) or (logged and not room_in_logs(line)):
             return LOGS_FULL
-        if source >= 0:
-            if not admit_feed(s, source, when, r):
-                continue
-        else:
-            admit_own(s, reports, source, when, r)
-        timed = r.seq & control.sample_mask == 0
-        began = cycles() if timed else np.int64(0)
-        logged = step_line(line, r, timed)
-        if timed:
-            record_value(line.histograms[WHOLE], cycles() - began)
+        before = alone_until(s, source, reports, arrivals.next_due, control.until_ns)
+        logged, n = run_on(line, source, when, before)
         if logged < 0:
-            control.fault, control.fault_seq = logged, r.seq
+            control.fault, control.fault_seq = logged, line.scratch.input[0].seq
             return FAULT
-        look += 1
+        look += n + 1
         if look >= LOOK_EVERY:
             look = 0
             if cycles() > deadline:

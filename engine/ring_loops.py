@@ -177,7 +177,7 @@ def sequence(line, inputs, safe):
             break
         r = slots[(head(cursors) + written) & wrap]
         if source >= 0:
-            if not admit_feed(s, source, when, r):
+            if not admit_feed(s, source, r):
                 continue
         else:
             admit_own(s, reports, source, when, r)

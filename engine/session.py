@@ -19,7 +19,7 @@ from handlers.ingest.sequencer import open_window, start_timers
 from handlers.signals.stage import STAGE_FULL, STEP_ENDLESS, STEP_OVERRAN, STEP_RAISED
 
 from transport.clock import cycles_now, cycles_per_ns
-from transport.records import empty
+from transport.records import copied, empty
 
 SLICE_NS = 40_000_000  # a loop returns this often, inside 50 ms, for progress, signals and pacing
 SWITCH_S = 1e-4  # the line's thread gets the interpreter back this soon from the journal's, not after Python's own 5 ms
@@ -70,6 +70,7 @@ class Session:
         self.first_ns: int | None = None
         self._began_ns = 0
         self._handed_over = time.monotonic()
+        self._slice_cycles = int(SLICE_NS * cycles_per_ns())  # the counter is measured once, which takes a moment
 
     def open(self, first_words: Callable[[int], None]) -> None:
         """Open every feed's first window; `first_words(ns)` queues what the log begins with."""
@@ -97,11 +98,10 @@ class Session:
 
     def _run(self, progress: Callable[[int], None]) -> None:
         line = self.built.line
-        ticks = cycles_per_ns()
         while True:
             if self.speed:
                 line.control["until_ns"] = self._until()
-            why = self._slice(cycles_now() + int(SLICE_NS * ticks))
+            why = self._slice(cycles_now() + self._slice_cycles)
             waited = why == PACED and time.monotonic() - self._handed_over > PACED_HAND_OVER_S
             if waited or why in (WANTS_WINDOW, LOGS_FULL, DONE, FAULT) or line.sequencer.head[0]["runs"] > 1 << 12:
                 self._hand_over()
@@ -142,8 +142,8 @@ class Session:
         logs: list[Any] = [getattr(line.logs, name) for name in DECIDING]
         batch = Batch(
             line.sequencer.runs[:runs].copy(),
-            line.sequencer.own[:own].copy(),
-            tuple(log[: int(n)].copy() for log, n in zip(logs, counts, strict=True)),
+            copied(line.sequencer.own[:own]),
+            tuple(copied(log[: int(n)]) for log, n in zip(logs, counts, strict=True)),
             [i.current for i in self.intakes],
         )
         head["runs"] = head["own"] = 0

@@ -31,7 +31,7 @@ from handlers.signals.errors import StrategyError
 from transport import blobs, compiled
 from transport.errors import DamagedError, LayoutError, TransportError
 from transport.records import (
-    ACK, BY_EXCHANGE, BY_INGEST, COMMAND, FEED_BASE, FILL, INSTRUMENT, KIND_OF, NAME_OF, REJECT, SLOT_BYTES, START, TIMER,
+    ACK, BY_EXCHANGE, BY_INGEST, COMMAND, FEED_BASE, FILL, INSTRUMENT, KIND_OF, NAME_OF, REJECT, SLOT_BYTES, START, TIMER, copied,
 )  # fmt: skip
 
 FROM_INGEST = 1 << START | 1 << INSTRUMENT | 1 << COMMAND | 1 << TIMER
@@ -346,5 +346,5 @@ def feature_rows(run: Run) -> Iterator[Rows]:
             at, why = (int(v) for v in run_logged(built.line, rows, at, len(rows)))
             if why not in (SLICE_OVER, LOGS_FULL):
                 raise DamagedError(f"{run.folder}: re-execution diverges at seq {rows[at]['seq']}; run tickline verify")
-            yield built.line.logs.features[: int(counts[0])].copy()
+            yield copied(built.line.logs.features[: int(counts[0])])
             counts[:] = 0

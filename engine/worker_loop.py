@@ -19,7 +19,7 @@ from handlers.domain.book import apply_market
 from handlers.domain.borrowed import borrow
 from handlers.domain.memory import copy_slot
 from handlers.domain.queue import NEVER, pop, pushed
-from handlers.features.stage import digest_features, step_features
+from handlers.features.stage import step_checkpoint, step_features
 from handlers.orders.brokers.paper import advance, on_market
 from handlers.orders.stage import concerns_orders, step_orders
 from handlers.risk.stage import concerns_risk, step_risk
@@ -114,7 +114,7 @@ def step_stage(line, stage, above, r, timed):
             on_market(line.paper, m, r)
     if stage == FEATURES:
         n = step_features(line.features, m, r, scratch.features)
-        n += digest_features(line.features, r, scratch.features, n, scratch.features[n])
+        n += step_checkpoint(line.features, r, n, scratch.features[n])
         counts[0] = keep(logs.features, counts[0], scratch.features, n)
     elif stage == SIGNALS:
         came = rows_above(above, r.seq, scratch.features)

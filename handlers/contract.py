@@ -1,6 +1,6 @@
 """The contract of a handler: one record in, rows out, and the shell that gives every handler the same machine signature.
 
-    int64 step(void *state, void *params, REC *record, REC *out)
+    int64 step(state, params, record, out)        four addresses, in numba's own calling convention
 
 One signature means that another strategy, another parameter value, another number of strategies compiles no new loop: the loop
 calls an address. `@handler` declares the state and the parameters as plain numpy fields; the first fields of the state are the
@@ -21,7 +21,6 @@ import numpy as np
 
 from transport.records import BAR, FEATURE, FILL, FORECAST, SIGNAL, TIMER, TRADE
 
-RAISED = -(2**63)  # what a shell returns for a step that raised
 CALLS_MAX = 64  # continuations of one handler on one record
 ROWS_MAX = 32  # rows of one call
 DEPTH_MAX = 32  # book levels a side in the view

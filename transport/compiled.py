@@ -127,8 +127,14 @@ def kernel(signature: Any = None, *, inline: bool = False) -> Any:
 
 
 def shell(function: Any) -> Any:
-    """Decorator of a handler's shell: compiled now, for the one signature, with a C address to call (`.address`)."""
-    return nb.cfunc(STEP, nopython=True, cache=True, error_model="numpy", nogil=True, fastmath=False)(function)
+    """Decorator of a handler's shell: compiled now, for the one signature; `entry` has its address."""
+    return kernel(STEP)(function)
+
+
+def entry(function: Any) -> int:
+    """Machine address of a compiled shell, in numba's own calling convention, which has an exception as a status."""
+    made = function.overloads[function.signatures[0]]
+    return int(made.library.get_pointer_to_function(made.fndesc.llvm_func_name))
 
 
 @contextmanager

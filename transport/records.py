@@ -460,6 +460,11 @@ def empty(rows: int) -> np.ndarray[Any, Any]:
     return raw[start : start + rows * SLOT_BYTES].view(REC)
 
 
+def copied(rows: np.ndarray[Any, Any], where: Any = slice(None)) -> np.ndarray[Any, Any]:
+    """A copy of slots, of those at `where` (mask or indices) when given; numpy's own copies a union field by field, 50 times slower."""
+    return rows.view(f"V{SLOT_BYTES}")[where].copy().view(REC)
+
+
 def to_struct(slot: np.void) -> Record:
     """The slot as the struct of its kind; raises KeyError for a kind that is not one."""
     record = KIND_OF[int(slot["kind"])]

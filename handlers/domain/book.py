@@ -273,7 +273,7 @@ def set_outside(m, s, key, qty, orders):
 @kernel(inline=True)
 def set_level(m, side, price_ticks, qty, orders):
     """The level at `price_ticks` now holds `qty` lots in `orders` orders; qty 0 removes it, an unknown one is no error."""
-    s = side - BID
+    s = np.int64(side != BID)  # not a difference, which might be negative: an index that cannot be costs no look
     key = price_ticks if side == BID else -price_ticks
     if np.uint64(key - m.lo[s]) >= np.uint64(WINDOW) or m.best[s] == NO_LEVEL:
         set_outside(m, s, key, qty, orders)
@@ -298,7 +298,7 @@ def set_level(m, side, price_ticks, qty, orders):
 @kernel
 def level_at(m, side, price_ticks):
     """(lots, orders) standing at a price, zeros when none."""
-    s = side - BID
+    s = np.int64(side != BID)
     key = level_key(side, price_ticks)
     if np.uint64(key - m.lo[s]) < np.uint64(WINDOW):
         slot = s * WINDOW + (key & _MASK)

@@ -10,6 +10,7 @@ from transport.compiled import REC_T, cgutils, intrinsic, types
 from transport.records import SLOT_BYTES
 
 
+RAISED = -(2**63)  # what `call_step` answers for a step that raised
 _WORDS = 4  # of a vector: a store of 64 bytes is not forwarded to the narrow loads that follow it on every CPU, one of 32 is
 
 
@@ -130,13 +131,19 @@ def set_slot_word(typingctx: Any, record: Any, index: Any, value: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def call_step(typingctx: Any, step: Any, state: Any, params: Any, record: Any, out: Any) -> Any:
-    """Call the shell of a handler at address `step`; all arguments are int64 addresses, the result is its int64."""
+    """Call the shell of a handler at address `step`; all arguments are int64 addresses, the result is its int64, or RAISED.
+
+    The convention is numba's own, int32 status (int64 *result, void **error, arguments): a status other than 0 is an exception.
+    """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = ir.IntType(8).as_pointer()
-        function = ir.FunctionType(ir.IntType(64), [pointer] * 4)
+        pointer, word = ir.IntType(8).as_pointer(), ir.IntType(64)
+        function = ir.FunctionType(ir.IntType(32), [word.as_pointer(), pointer.as_pointer(), *[pointer] * 4])
         target = builder.inttoptr(args[0], function.as_pointer())
-        return builder.call(target, [builder.inttoptr(a, pointer) for a in args[1:]])
+        result, error = cgutils.alloca_once(builder, word), cgutils.alloca_once(builder, pointer)
+        status = builder.call(target, [result, error, *(builder.inttoptr(a, pointer) for a in args[1:])])
+        failed = builder.icmp_signed("!=", status, ir.Constant(ir.IntType(32), 0))
+        return builder.select(failed, ir.Constant(word, RAISED), builder.load(result))
 
     i8 = types.int64
     return i8(i8, i8, i8, i8, i8), codegen

@@ -26,7 +26,7 @@ INSTRUMENTS_MAX = 512
 SCHEMA_WORD = np.uint64(SCHEMA_ID | len(FEATURES) << 32)  # schema_id and count
 DIGEST = np.dtype([("value", "u8"), ("rows", "i8"), ("due", "i8")])  # due: seq of the next checkpoint
 _P1, _P2 = 0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F  # odd, of xxHash
-_KEY = np.array([(_P1 * (2 * i + 1) ^ (_P2 >> i)) & 0xFFFFFFFFFFFFFFFF | 1 for i in range(16)], np.uint64)
+_KEY = np.array([(_P1 * (2 * i + 1) ^ (_P2 >> i)) >> 8 & 0x7FFFFFFF | 1 << 30 | 1 for i in range(16)], np.uint64)  # of one instruction
 
 
 class FeaturesState(NamedTuple):
@@ -77,6 +77,7 @@ def close_all_bars(state, r, out):
             close_bar(state.bars[i], state.params[0].bar_ns, out[n])
             begin(out[n], r, BY_FEATURES, BAR, n)
             out[n].instrument_id = i
+            fold_digest(state.digest[0], out[n])
             n += 1
     return n
 
@@ -95,6 +96,7 @@ def step_features(state, m, r, out):
         n = add_trade(state.bars[i], p.bar_ns, r, out[0])
         if n:
             begin(out[0], r, BY_FEATURES, BAR, 0)
+            fold_digest(state.digest[0], out[0])
     elif r.kind == COMMAND and r.action == END_OF_FEED:
         return close_all_bars(state, r, out)
     if not r.flags & EVENT_END:
@@ -112,15 +114,14 @@ def step_features(state, m, r, out):
     update(state.features[i], p, bid, bid_lots, ask, ask_lots, row["values"])
     set_slot_word(row, 14, SCHEMA_WORD)
     set_slot_word(row, 15, np.uint64(0))
+    fold_digest(state.digest[0], row)  # while its words are in registers
     return n + 1
 
 
 @kernel(inline=True)
-def digest_features(state, r, rows, n, out):
-    """Fold the `n` rows of input `r` into the digest; returns 1 when a checkpoint is due, which is then in `out`."""
+def step_checkpoint(state, r, n, out):
+    """After the `n` rows of input `r`: 1 when a checkpoint is due, which is then in `out`, else 0."""
     digest = state.digest[0]
-    for j in range(n):
-        fold_digest(digest, rows[j])
     if r.seq < digest.due and not (r.kind == COMMAND and r.action == END_OF_FEED):
         return 0
     digest.due += state.params[0].checkpoint

@@ -154,17 +154,32 @@ def refusal(r, instruments):
 
 
 @kernel(inline=True)
-def note_run(s, source, first, seq):
-    """Extend the last run by a record, or begin one."""
+def alone_until(s, f, reports, arrival_due, until_ns):
+    """Time before which records of feed `f`, which `peek` has found, follow each other with nothing in between.
+
+    What a record causes may shorten it: a report, or an arrival at the exchange (`arrival_due`), which precedes later records only.
+    """
+    head = s.head[0]
+    before = min(min(until_ns, head.timer_due), min(s.commands.head[0].next_due, reports.head[0].next_due))
+    before = min(before, arrival_due + 1)
+    for g in range(head.feeds):
+        if g != f:
+            before = min(before, s.windows[g].key_ns + (g > f))
+    return before
+
+
+@kernel(inline=True)
+def note_run(s, source, first, count, seq):
+    """Extend the last run by `count` records, or begin one."""
     head = s.head[0]
     n = head.runs
     if n > 0:
         run = s.runs[n - 1]
         if run.source == source and run.first + run.count == first:
-            run.count += 1
+            run.count += count
             return
     run = s.runs[n]
-    run.source, run.first, run.count, run.seq = source, first, 1, seq
+    run.source, run.first, run.count, run.seq = source, first, count, seq
     head.runs = n + 1
 
 
@@ -181,12 +196,11 @@ def stamp_input(s, r, when):
 
 
 @kernel(inline=True)
-def admit_feed(s, f, when, r):
-    """Take the next record of feed `f` into `r`; False when it was refused, counted, and given no `seq`."""
-    w = s.windows[f]
+def take_next(s, w, r):
+    """Take the next record of window `w` into `r`; False when it was refused, counted, and given no `seq`. Its run is not noted."""
     source = slot_at(w.address + w.at * SLOT_BYTES)
     prefetch_slot(w.address + (w.at + AHEAD) * SLOT_BYTES)
-    row = w.first + w.at
+    when = w.key_ns
     w.at += 1
     if w.at < w.rows:
         following = slot_at(w.address + w.at * SLOT_BYTES).ts_recv_ns
@@ -201,7 +215,17 @@ def admit_feed(s, f, when, r):
         return False
     copy_slot(r, source)
     stamp_input(s, r, when)
-    note_run(s, f, row, r.seq)
+    return True
+
+
+@kernel(inline=True)
+def admit_feed(s, f, r):
+    """`take_next` of feed `f`, noted."""
+    w = s.windows[f]
+    row = w.first + w.at
+    if not take_next(s, w, r):
+        return False
+    note_run(s, f, row, 1, r.seq)
     return True
 
 
@@ -226,7 +250,7 @@ def admit_own(s, reports, source, when, r):
         copy_slot(r, reports.rows[pop(reports)])
     stamp_input(s, r, when)
     s.own[head.own] = r
-    note_run(s, OWN, np.int64(head.own), r.seq)
+    note_run(s, OWN, np.int64(head.own), 1, r.seq)
     head.own += 1
 
 

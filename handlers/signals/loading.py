@@ -23,16 +23,16 @@ from typing import Any
 
 import numpy as np
 
-from handlers.contract import GUARD_ROWS, RAISED, Handler
+from handlers.contract import GUARD_ROWS, Handler
 from handlers.signals.errors import StrategyError, StrategyNotFound, StrategyRefused
 from transport import compiled
 from transport.records import REC, SLOT_BYTES
 
 BUILT_IN = {"momentum": "handlers.signals.strategies.momentum", "mean_reversion": "handlers.signals.strategies.mean_reversion"}
-PROTOTYPE = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+# A shell as C sees it: status (result, error, state, params, record, out); see handlers.domain.memory.call_step.
+PROTOTYPE = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.POINTER(ctypes.c_int64), *[ctypes.c_void_p] * 5)
 _SHELL = '''"""Shell of {name}: made by the engine, read by nobody."""
 
-from handlers.contract import RAISED
 from handlers.signals.loading import handler_of, rows_of
 from transport.compiled import REC_DTYPE, carray, kernel, shell
 
@@ -47,10 +47,7 @@ def run(state, params, record, out):
     p = carray(params, (1,), PARAMS)[0]
     r = carray(record, (1,), REC_DTYPE)[0]
     o = carray(out, ({rows},), REC_DTYPE){first}
-    try:
-        return step(s, p, r, o)
-    except Exception:
-        return RAISED
+    return step(s, p, r, o)
 '''
 # Calls a step may not make: memory, and libm, whose last bits differ between CPUs.
 _ALLOCATES = re.compile(r"call[^\n]*@(NRT_(?:MemInfo_(?:alloc|new)|Allocate)\w*|malloc|calloc)\b")
@@ -158,7 +155,7 @@ def _compile(handler: Handler, key: str, folder: Path) -> Any:
 
 def _fault_in(run: Any, where: str) -> str:
     """What of the machine code must not be on the line, in words; "" when nothing."""
-    text = run.inspect_llvm()
+    text = run.inspect_llvm(run.signatures[0])
     hit = _ALLOCATES.search(text)
     if hit:
         return f"strategy {where} allocates memory ({hit[1]}): keep arrays in `state`, of a fixed shape, and write to them"
@@ -200,7 +197,7 @@ def compile_step(where: str, base: Path) -> LoadedStep:
         run = _checked(handler, key, digest, where)
     except compiled.COMPILE_ERRORS as error:
         return _python_step(handler, sources, _first_line(error))
-    return LoadedStep(handler, run.address, None, sources, run)
+    return LoadedStep(handler, compiled.entry(run), None, sources, run)
 
 
 def _first_line(error: BaseException) -> str:
@@ -238,10 +235,10 @@ def _array_at(address: int, dtype: np.dtype[Any], rows: int) -> list[Attributes]
 
 
 def _python_step(handler: Handler, sources: dict[str, str], why: str) -> LoadedStep:
-    """The step as plain Python behind the same signature; an exception is kept and reported as RAISED."""
+    """The step as plain Python behind the same signature; an exception is kept and reported by the status."""
     loaded = LoadedStep(handler, 0, why, sources)
 
-    def call(state: int, params: int, record: int, out: int) -> int:
+    def call(answer: Any, unused: int, state: int, params: int, record: int, out: int) -> int:
         try:
             rows = _array_at(out, REC, handler.rows_max)
             result = handler.step(
@@ -250,10 +247,11 @@ def _python_step(handler: Handler, sources: dict[str, str], why: str) -> LoadedS
                 _array_at(record, REC, 1)[0],
                 rows[0] if handler.rows_max == 1 else rows,
             )
-            return int(result)
+            answer[0] = int(result)
         except Exception as error:
             loaded.errors.append(error)
-            return RAISED
+            return 1
+        return 0
 
     callback = PROTOTYPE(call)
     loaded.keep = callback

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from handlers.contract import ACCOUNT_FIELDS, CALLS_MAX, DEPTH_MAX, GUARD_ROWS, RAISED, ROWS_MAX, VIEW
+from handlers.contract import ACCOUNT_FIELDS, CALLS_MAX, DEPTH_MAX, GUARD_ROWS, ROWS_MAX, VIEW
 from handlers.domain import reasons
 from handlers.domain.book import NO_LEVEL, best_price, level_at, next_level, two_sided
-from handlers.domain.memory import address_of, call_step, copy_line, slot_word, view_at, zero_slot
+from handlers.domain.memory import RAISED, address_of, call_step, copy_line, slot_word, view_at, zero_slot
 from handlers.domain.position import POSITION_STATE, apply_fill
 from handlers.domain.rows import stamp
 from transport.compiled import kernel
@@ -134,21 +134,32 @@ def collect(state, k, cause, count, out, n):
 
 
 @kernel
-def run_step(state, k, m, r, cause, out, n):
-    """Let subscription `k` handle record `r` of input `cause` until it has no more to say; returns n or a negative fault."""
+def clear_rows(rows, rows_max):
+    """Rows after the first as intents to be filled in, and the guard behind them: a step before may have had more rows."""
+    for j in range(1, rows_max + GUARD_ROWS):
+        zero_slot(rows[j])
+        if j < rows_max:
+            rows[j].kind = INTENT
+
+
+@kernel(inline=True)
+def ask(state, sub, m, r):
+    """Let a step see the view and record `r`; what it returned."""
+    rows = state.rows
+    fill_view(sub, m)
+    zero_slot(rows[0])
+    rows[0].kind = INTENT
+    if sub.rows_max > 1:  # of one row none can run over
+        clear_rows(rows, sub.rows_max)
+    return call_step(sub.step, sub.state, sub.params, address_of(r), address_of(rows[0]))
+
+
+@kernel
+def take_answer(state, k, m, r, cause, out, n, count):
+    """Collect what subscription `k` answered, `count` not 0, and ask again while it wants that; returns n or a negative fault."""
     sub = state.subs[k]
     rows = state.rows
     for _ in range(CALLS_MAX):
-        fill_view(sub, m)
-        for j in range(sub.rows_max):
-            zero_slot(rows[j])
-            rows[j].kind = INTENT
-        if sub.rows_max > 1:  # a step before may have had more rows; of one row none can run over
-            for j in range(sub.rows_max, sub.rows_max + GUARD_ROWS):
-                zero_slot(rows[j])
-        count = call_step(sub.step, sub.state, sub.params, address_of(r), address_of(rows[0]))
-        if count == 0:
-            return n
         if count == RAISED:
             return STEP_RAISED
         again = count < 0
@@ -158,7 +169,17 @@ def run_step(state, k, m, r, cause, out, n):
         n = collect(state, k, cause, count, out, n)
         if not again or n < 0:
             return n
+        count = ask(state, sub, m, r)
+        if count == 0:
+            return n
     return STEP_ENDLESS
+
+
+@kernel(inline=True)
+def run_step(state, k, m, r, cause, out, n):
+    """Let subscription `k` handle record `r` of input `cause` until it has no more to say; returns n or a negative fault."""
+    count = ask(state, state.subs[k], m, r)
+    return n if count == 0 else take_answer(state, k, m, r, cause, out, n, count)
 
 
 @kernel(inline=True)

@@ -71,11 +71,12 @@ def compiled_decisions(loaded: LoadedStep, rows: np.ndarray, **params: float) ->
     """(row, action, lots) of every decision, through the address that the line calls."""
     call = PROTOTYPE(loaded.address)
     state, options = new_state(loaded.handler, 1), loaded.handler.pack_params(params)
-    out, decisions = empty(loaded.handler.rows_max), []
+    out, decisions, rows_made = empty(loaded.handler.rows_max), [], ctypes.c_int64()
     for k in range(len(rows)):
         out.view(np.uint8)[:] = 0
         where = (ctypes.c_void_p(a.ctypes.data) for a in (state, options, rows[k : k + 1], out))
-        if call(*where):
+        assert call(ctypes.byref(rows_made), None, *where) == 0
+        if rows_made.value:
             decisions.append((k, int(out[0]["action"]), int(out[0]["qty_lots"])))
     return decisions
 
