@@ -7,15 +7,15 @@ BIN := .venv/bin
 SETUP := .venv/.installed
 # What runs kernels a second time with every index checked.
 BOUNDS_TESTS := tests/unit tests/property
-BENCHES := $(patsubst perf/%.py,perf.%,$(wildcard perf/bench_*.py))
+BENCHES := $(patsubst perf/%.py,perf.%,$(wildcard perf/bench_*.py)) perf.pipeline_tick_to_order
 
 # Runs $(2) as the step named $(1) and says how long it took.
 step = @echo "== $(1)"; began=$$(date +%s); $(2); echo "== $(1): $$(($$(date +%s) - began)) s"
 
 .NOTPARALLEL:
-.PHONY: help setup demo test lint unit bounds bench peers long lock clean
+.PHONY: help setup demo test lint unit bounds bench peers regression long lock clean
 help:
-	@echo "make demo | test | lint | bench | peers | long | lock | clean"
+	@echo "make demo | test | lint | bench | peers | regression | long | lock | clean"
 
 setup: $(SETUP)
 $(SETUP): pyproject.toml constraints.txt
@@ -45,13 +45,23 @@ bounds: $(SETUP)
 
 # The small size of each benchmark: it verifies its result, so that it cannot rot.
 bench: $(SETUP)
-	$(call step,benchmarks,for name in $(BENCHES); do echo "-- $$name"; $(BIN)/python -m $$name --small; done)
+	$(call step,benchmarks,for name in $(BENCHES); do echo "-- $$name"; $(BIN)/python -m $$name --small; done; \
+	  echo "-- perf.pipeline_peers$(comma) ours alone"; \
+	  $(BIN)/python -m perf.pipeline_peers --only tickline --rounds 1 --rows 50000 --nautilus-rows 50000)
 
 peers: $(SETUP)
 	@$(BIN)/python -m perf.pipeline_peers
 
+# Fails when the line is slower than at BASE by over 5 %, in pairs.
+BASE ?= HEAD~1
+regression: $(SETUP)
+	@$(BIN)/python -m perf.regression --base $(BASE)
+
+# What the tests do, at length: 10^8 records through the ring, 10,000 examples a property, 20 seeds a random test.
 long: $(SETUP)
-	@TICKLINE_LONG=1 $(BIN)/python -m pytest -q -m long
+	$(call step,ring litmus,TICKLINE_LONG=1 $(BIN)/python -m pytest -q tests/concurrency)
+	$(call step,properties,TICKLINE_EXAMPLES=10000 $(BIN)/python -m pytest -q tests/property)
+	$(call step,seeds,TICKLINE_SEEDS=20 $(BIN)/python -m pytest -q tests/unit tests/sim tests/golden)
 
 # Pins what a fresh environment resolves to today.
 lock:

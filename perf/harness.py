@@ -140,13 +140,14 @@ def run_alternating(contenders: dict[str, Callable[[], Any]], rounds: int, warmu
     return samples
 
 
-def run_child(command: Sequence[str], timeout_s: float = 600.0) -> dict[str, Any]:
-    """Run `command` from the project's root in a fresh process; the last JSON object among its output lines is its result.
+def run_child(command: Sequence[str], timeout_s: float = 600.0, root: Path = ROOT) -> dict[str, Any]:
+    """Run `command` in a fresh process from `root`, the tree whose code it imports; the last JSON object it prints is its result.
 
     Raises RunFailed when it exits with another status than 0, takes longer than `timeout_s` or prints no JSON object.
     """
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False)
+        env = {**os.environ, "PYTHONPATH": str(root)}
+        done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, timeout=timeout_s, check=False)
     except subprocess.TimeoutExpired as late:
         raise RunFailed(f"{' '.join(command)}: still running after {timeout_s:.0f} s") from late
     if done.returncode:

@@ -1,9 +1,11 @@
 """What all tests share: the seed, the recorded feeds, how long tests and random ones are run.
 
-TICKLINE_DATA   folder of the recorded feeds; default ../shared/data beside the project; tests without it skip, loudly
-TICKLINE_SEED   seed of the random tests of one session; default a fresh one, printed in the header
-TICKLINE_LONG   1 runs the tests marked `long` too
-CI              hypothesis draws the same examples each time
+TICKLINE_DATA       folder of the recorded feeds; default ../shared/data beside the project; tests without it skip, loudly
+TICKLINE_SEED       seed of the random tests of one session; default a fresh one, printed in the header
+TICKLINE_SEEDS      how many seeds each random test is run with, from that one on; above 1 only random tests are run
+TICKLINE_EXAMPLES   how many examples hypothesis draws for a property, at least what the test asks for
+TICKLINE_LONG       1: the ring's litmus tests pass 100 million records
+CI                  hypothesis draws the same examples each time
 """
 
 from __future__ import annotations
@@ -18,11 +20,13 @@ from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 NO_DATA = "recorded feeds not found at"
+SEEDS = int(os.environ.get("TICKLINE_SEEDS") or 1)
+EXAMPLES = int(os.environ.get("TICKLINE_EXAMPLES") or 100)
 SEED = int(os.environ.get("TICKLINE_SEED") or random.SystemRandom().randrange(2**31))
 
 # A kernel compiles at its first call, which no deadline of milliseconds survives; the blob makes a failure repeatable by paste.
-settings.register_profile("local", deadline=None, print_blob=True)
-settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True)
+settings.register_profile("local", deadline=None, print_blob=True, max_examples=EXAMPLES)
+settings.register_profile("ci", deadline=None, print_blob=True, max_examples=EXAMPLES, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
@@ -30,12 +34,16 @@ def pytest_report_header() -> str:
     return f"seed: {SEED} (the same again: TICKLINE_SEED={SEED}); recorded feeds: {_data_folder()}"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if os.environ.get("TICKLINE_LONG") == "1":
-        return
-    for item in items:
-        if item.get_closest_marker("long"):
-            item.add_marker(pytest.mark.skip(reason="long: set TICKLINE_LONG=1"))
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if SEEDS > 1 and "seed" in metafunc.fixturenames:
+        metafunc.parametrize("seed", range(SEED, SEED + SEEDS))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if SEEDS > 1:
+        random_ones = [item for item in items if "seed" in getattr(item, "fixturenames", ())]
+        config.hook.pytest_deselected(items=[item for item in items if item not in random_ones])
+        items[:] = random_ones
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -20,7 +20,7 @@ SHIFT = st.integers(0, 63)
 INT64 = st.one_of(WIDE, st.builds(int.__rshift__, WIDE, SHIFT), st.sampled_from([LEAST, MOST, -1, 0, 1]))
 WORD = st.integers(0, 2**64 - 1)
 UINT64 = st.one_of(WORD, st.builds(int.__rshift__, WORD, SHIFT))
-MANY = settings(max_examples=600, deadline=None, print_blob=True)
+MANY = settings(max_examples=max(600, settings().max_examples))
 
 
 @kernel

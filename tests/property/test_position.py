@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from handlers.domain.position import POSITION_STATE, apply_fill, average_ticks, fee_of, notional_money, unrealised
 from transport.records import BUY, NO_SIDE, SELL
 
-MANY = settings(max_examples=400, deadline=None, print_blob=True)
+MANY = settings(max_examples=max(400, settings().max_examples))
 NUM, DEN = 125, 7  # money of a tick times a lot: rounds nearly always
 
 
