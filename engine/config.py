@@ -63,7 +63,7 @@ class HeldPosition(Section, frozen=True):
 class AccountConfig(Section, frozen=True):
     """`[account]`: the money a run begins with and what trading costs."""
 
-    currency: Annotated[str, Meta(pattern=r"^[A-Z0-9]{2,12}$")] = "USDT"  # what the recorded perpetuals settle in
+    currency: Annotated[str, Meta(pattern=r"^[A-Z0-9]{2,8}$")] = "USDT"  # what the recorded perpetuals settle in
     cash: Decimal = Decimal(1_000_000)  # a round paper account, a tenth of the default notional limit
     money_decimals: Annotated[int, Meta(ge=0, le=12)] = 8  # venues of coins settle in 1e-8
     maker_fee_bp: Decimal = Decimal(2)  # entry tier of the large perpetual venues; below 0 is a rebate

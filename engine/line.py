@@ -190,12 +190,17 @@ def sequence_first_words(built: Built, config: Config, first_ns: int, config_id:
             first[name] = value
         push_first(commands, row, first_ns)
 
-    say(START, config_id=config_id, instruments_id=instruments_id, seed=config.line.seed, line_id=config.line.line_id)
+    currency = int.from_bytes(config.account.currency.encode("ascii"), "little")
+    say(
+        START, config_id=config_id, instruments_id=instruments_id, seed=config.line.seed, line_id=config.line.line_id,
+        currency=currency,
+    )  # fmt: skip
     for number, instrument in enumerate(built.instruments):
         tick, lot, terms = _parts(instrument.tick), _parts(instrument.lot), built.terms[number]
         say(
             INSTRUMENT, number, blob_id=instruments_id, tick_mantissa=tick[0], tick_exponent=tick[1], lot_mantissa=lot[0],
             lot_exponent=lot[1], notional_num=int(terms["num"]), notional_den=int(terms["den"]),
+            maker_num=int(terms["maker_num"]), taker_num=int(terms["taker_num"]), fee_den=int(terms["fee_den"]),
         )  # fmt: skip
     say(COMMAND, action=SET_CASH, amount=money_units(config.account.cash, config, "account.cash"))
     names = {i.name: n for n, i in enumerate(built.instruments)}

@@ -185,6 +185,9 @@ class InstrumentRow(Record, frozen=True, array_like=True, tag=INSTRUMENT):
     lot_exponent: I64
     notional_num: I64  # money units of one tick times one lot = num / den
     notional_den: I64
+    maker_num: I64  # fee of a fill that waited = its money * num / fee_den; below 0 a rebate
+    taker_num: I64
+    fee_den: I64
 
 
 class Status(Record, frozen=True, array_like=True, tag=STATUS):
@@ -226,6 +229,7 @@ class Start(Record, frozen=True, array_like=True, tag=START):
     instruments_id: I64
     seed: I64
     line_id: I64
+    currency: I64  # of the account: up to 8 letters or digits, the first in the lowest byte
 
 
 class Mark(Record, frozen=True, array_like=True, tag=MARK):

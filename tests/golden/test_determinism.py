@@ -75,6 +75,14 @@ def test_windows_of_another_size_change_nothing(
     assert replayed(tmp_path / "run", *captures, config=config)["hashes"] == expected
 
 
+@pytest.mark.parametrize("placement", ["split", "staged"])
+def test_recorded_markets_are_decided_alike_on_every_placement(
+    placement: str, expected: Hashes, captures: tuple[Path, Path], tmp_path: Path
+) -> None:
+    config = config_file(tmp_path, BOTH_STRATEGIES + f'\n[runtime]\nplacement = "{placement}"\n')
+    assert replayed(tmp_path / "run", *captures, config=config)["hashes"] == expected
+
+
 def test_random_windows_and_slices_change_nothing(
     seed: int, expected: Hashes, captures: tuple[Path, Path], both_strategies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
