@@ -44,6 +44,7 @@ from transport.ring import control_cell, head, mask, publish, readable, release,
 from transport.wait import PARK, SPINS, relax
 
 HELD, CROWDED = 5, 6  # why sequencing stopped, besides the reasons in engine.loops: the exchange may be earlier; INPUT is full
+INPUT_SLOTS = 1 << 14  # 2 MiB: a few ms of a burst; INGEST is ahead of the slowest worker by no more
 BATCH = 64  # records between two publications while there is more to do
 QUIET = 1 << 14  # turns in vain after which even a spinning waiter sleeps between two looks: the feed has paused
 # Control cells of INPUT, written by INGEST, and of REPORTS, written by the exchange.

@@ -111,7 +111,7 @@ class Session:
             elif why == PACED:
                 time.sleep(0.001)
             elif why == FAULT:
-                raise LineStopped(fault_text(self.built))
+                raise LineStopped(fault_text(self.built), int(line.control[0]["fault_seq"]))
             elif why == DONE:
                 return
             assert why in (SLICE_OVER, WANTS_WINDOW, LOGS_FULL, PACED)

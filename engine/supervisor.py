@@ -31,7 +31,7 @@ from engine.journaling import Rows as Slots
 from engine.line import Built
 from engine.loops import DECIDING, DONE, FEATURES, ORDERS, RISK, SIGNALS, WHOLE
 from engine.observe.histogram import merge
-from engine.ring_loops import BY_INGEST, NEXT_OUT, STOP, Rows, run_ingest, take_what_is_left
+from engine.ring_loops import BY_INGEST, INPUT_SLOTS, NEXT_OUT, STOP, Rows, run_ingest, take_what_is_left
 from engine.session import Session
 from engine.workers import (
     CONFIG, FAULT_FILE, FAULTED, HISTOGRAMS, INPUT, REPORTS, Assignment, edge, load_ring_kernels, work,
@@ -39,8 +39,8 @@ from engine.workers import (
 from handlers.domain.queue import NEVER
 from handlers.orders.brokers.paper import REPORTS_MAX
 from transport import compiled
-from transport.atomics import store_cell
-from transport.ring import CLOSED, PRODUCER, Peer, Ring
+from transport.atomics import load_cell, store_cell
+from transport.ring import CLOSED, PRODUCER, WATERMARK, Peer, Ring
 from transport.segment import sweep
 from transport.wait import PARK, YIELD
 
@@ -48,7 +48,6 @@ WORKERS = {
     "split": (("line", WHOLE),),
     "staged": (("features", FEATURES), ("signals", SIGNALS), ("risk", RISK), ("orders", ORDERS)),
 }
-INPUT_SLOTS = 1 << 14  # 2 MiB: a few ms of a burst
 ROW_SLOTS = 1 << 14
 START_S = 600.0  # a worker that compiles another machine's code for the first time takes minutes, not more
 STOP_S = 5.0  # a loop comes back every 20 ms; what has not ended then hangs
@@ -181,9 +180,22 @@ class Crew:
             path = self._folder / FAULT_FILE.format(name)
             text = path.read_text() if path.exists() else ""
             if status == FAULTED:
-                raise LineStopped(text)
+                seq, _, words = text.partition("\n")
+                raise LineStopped(words, int(seq))
             how = f"was killed by signal {-status}" if status is not None and status < 0 else f"ended with status {status}"
             raise WorkerDied(f"worker {name} {how}{': ' + text if text else ''}; the journal is whole up to where it had come")
+
+    def catching_up(self) -> bool:
+        """Whether a worker that still runs has yet to handle what one before it, that has ended, handed on."""
+        reach = -1
+        ended = self.ended()
+        for name, stage in self.roles:
+            handled = load_cell(self.rings[DECIDING[-1] if stage == WHOLE else name].cursors, WATERMARK)
+            if name in ended:
+                reach = handled
+            elif handled < reach:
+                return True
+        return False
 
     def finish(self, line: Any) -> None:
         """The input has ended: let every worker end, and gather their histograms into `line`'s."""
@@ -243,8 +255,17 @@ class PlacedSession(Session):
         rows = Rows(*(edge(crew.rings[name]) for name in DECIDING))
         why = int(run_ingest(line, edge(crew.rings[INPUT]), rows, edge(crew.rings[REPORTS]), crew.strategy, deadline))
         if why != DONE and crew.ended():
-            while not take_what_is_left(line, rows):
-                self._hand_over()
-            self._hand_over()
+            self._take_the_rest(rows)
             crew.check()
         return why
+
+    def _take_the_rest(self, rows: Rows) -> None:
+        """A worker has ended: let those behind it handle what it handed on, and take every row that was made."""
+        late = time.monotonic() + STOP_S
+        while True:
+            more = self._crew.catching_up() and time.monotonic() < late  # before the rows: their watermark comes after them
+            taken = take_what_is_left(self.built.line, rows)
+            self._hand_over()
+            if taken and not more:
+                return
+            time.sleep(0.001)

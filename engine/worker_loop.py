@@ -238,12 +238,10 @@ def run_worker(owned, stage, inputs, me, above, rows, back, state, strategy, dea
             return STOPPED
         moved = False
         if not state[UNSETTLED]:
-            done = handle_inputs(line, stage, inputs, me, above, back, state)
-            if done < 0:
-                hand_on_all(line, rows, state)
-                return FAULT
-            state[UNSETTLED] = done
+            state[UNSETTLED] = handle_inputs(line, stage, inputs, me, above, back, state)
         if state[UNSETTLED] and hand_on_all(line, rows, state):
+            if state[UNSETTLED] < 0:  # a fault: what was decided before it is handed on first
+                return FAULT
             settle(line, inputs, me, back, state)
             state[UNSETTLED] = 0
             moved = True

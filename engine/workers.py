@@ -140,7 +140,8 @@ def _work(a: Assignment) -> int:
     built = build_line(config, instruments, 0, a.epoch, Path(a.base))
     why = _run(a, built)
     if why == FAULT:
-        (folder / FAULT_FILE.format(a.name)).write_text(fault_text(built))
+        seq = int(built.line.control[0]["fault_seq"])
+        (folder / FAULT_FILE.format(a.name)).write_text(f"{seq}\n{fault_text(built)}")
         return FAULTED
     assert why in (DONE, STOPPED)
     np.save(folder / HISTOGRAMS.format(a.name), built.line.histograms["bucket"])
