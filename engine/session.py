@@ -68,6 +68,7 @@ class Session:
         self.timer_origin_ns = timer_origin_ns
         self.rows_done = 0
         self.first_ns: int | None = None
+        self.starting_s = 0.0  # of the time that `run` takes, what passed before the first record: processes were started
         self._began_ns = 0
         self._handed_over = time.monotonic()
 
