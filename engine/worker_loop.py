@@ -103,7 +103,10 @@ def rows_above(edge, seq, into):
 
 @kernel(inline=True)
 def step_stage(line, stage, above, r, timed):
-    """One stage on one stamped input: what `step_line` does for it, over a fold of the books of its own. Negative is a fault."""
+    """One stage on one stamped input: what `step_line` does for it, over a fold of the books of its own. Negative is a fault.
+
+    A change of `step_line` is a change here: tests/sim/test_placements.py compares the logs of both.
+    """
     began = cycles() if timed else np.int64(0)
     logs, counts, scratch = line.logs, line.logs.counts, line.scratch
     here = np.int64(r.instrument_id) if r.instrument_id < len(line.markets) else 0
