@@ -14,7 +14,7 @@ from engine.loops import (
     DONE, FAULT, FEATURES, ORDERS, RISK, SIGNALS, SLICE_OVER, WHOLE, keep, lap, room_in_logs, same_slot, step_line,
 )  # fmt: skip
 from engine.observe.histogram import record as record_value
-from engine.ring_loops import BATCH, BY_NEXT, HORIZON_NS, HORIZON_SEQ, HORIZON_TAKEN, NEXT_OUT, QUIET, STOP, TURN
+from engine.ring_loops import BATCH, BY_NEXT, HORIZON_NS, HORIZON_SEQ, HORIZON_TAKEN, NEXT_OUT, QUIET, STOP, TURN, beat
 from handlers.domain.book import apply_market
 from handlers.domain.borrowed import borrow
 from handlers.domain.memory import copy_slot
@@ -217,6 +217,7 @@ def handle_inputs(line, stage, inputs, me, above, back, state):
         code = handle_input(line, stage, above, back, r, state)
         if code < 0:
             return code
+        beat(cursors, me)
     if n == 0 and stage >= ORDERS:
         until = horizon(cursors, state[HANDLED], head(back.cursors))
         if advance(line.paper, line.markets, until):
@@ -234,6 +235,7 @@ def run_worker(owned, stage, inputs, me, above, rows, back, state, strategy, dea
     """
     line = borrow(owned)
     cursors = inputs.cursors
+    beat(cursors, me)  # we come back to Python every slice: an idle worker beats too
     fresh = SPINS if strategy == PARK else 0
     idle = fresh
     while True:
