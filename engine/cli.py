@@ -122,12 +122,16 @@ def demo(
 
 
 @app.command()
-def verify(run: Annotated[Path, typer.Argument(help="run folder")], as_json: Json = False) -> None:
+def verify(
+    run: Annotated[Path, typer.Argument(help="run folder")],
+    placement: Annotated[str, typer.Option(help="where decisions are made again: fused, split or staged")] = "fused",
+    as_json: Json = False,
+) -> None:
     """Prove a run: its evidence, its program, and every decision, re-executed."""
     from engine.verify import verify as check
 
     with _Bar(as_json) as progress:
-        found = check(run, progress)
+        found = check(run, progress, placement)
     if as_json:
         _print_json(found.to_dict())
     else:

@@ -20,7 +20,11 @@ class ConfigError(EngineError):
 
 
 class LineStopped(EngineError):
-    """The line stopped at one input because of what a strategy did there."""
+    """The line stopped at input `seq` because of what a strategy did there."""
+
+    def __init__(self, text: str, seq: int) -> None:
+        super().__init__(text)
+        self.seq = seq
 
 
 class WorkerDied(EngineError):

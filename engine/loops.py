@@ -108,7 +108,8 @@ def lap(line, stage, began):
 def step_line(line, r, timed):
     """FEATURES, SIGNALS, RISK, ORDERS and the exchange on one stamped input; 1 when it logged rows, a negative fault, else 0.
 
-    `timed` inputs are measured stage by stage; nothing that is decided depends on it.
+    `timed` inputs are measured stage by stage; nothing that is decided depends on it. What is changed here is changed in
+    `step_stage` of engine.worker_loop as well: tests/sim/test_placements.py compares the logs of both.
     """
     began = cycles() if timed else np.int64(0)
     logs, scratch = line.logs, line.scratch

@@ -71,13 +71,14 @@ def replay(
         began = time.perf_counter()
         session.open(lambda ns: sequence_first_words(built, config, ns, config_id, instruments_id))
         session.run(lambda inputs: progress("replaying", inputs))
-        seconds = time.perf_counter() - began
+        took = {"seconds": time.perf_counter() - began - session.starting_s, "seconds_starting": session.starting_s}
         progress("closing the logs", int(built.line.sequencer.head[0]["next_seq"]))
         hashes = journal.close()
     except BaseException:
         journal.abandon()
         raise
-    summary = _summary(config, origins, tally, built, feeds, hashes, seconds, time.perf_counter() - began, title)
+    took["seconds_with_journal"] = time.perf_counter() - began - session.starting_s
+    summary = _summary(config, origins, tally, built, feeds, hashes, took, title)
     _finish(folder, config, summary, tally, built)
     return Replayed(folder, summary, built, feeds)
 
@@ -99,8 +100,7 @@ def _summary(
     built: Built,
     feeds: Sequence[OpenFeed],
     hashes: dict[str, str],
-    seconds: float,
-    seconds_with_journal: float,
+    took: Mapping[str, float],
     title: str,
 ) -> dict[str, Any]:
     counts = tally.counts()
@@ -113,9 +113,8 @@ def _summary(
     return {
         "title": title or " + ".join(f.spec for f in feeds),
         **counts,
-        "seconds": round(seconds, 6),
-        "seconds_with_journal": round(seconds_with_journal, 6),
-        "events_per_second": round(counts["inputs"] / seconds) if seconds else 0,
+        **{name: round(seconds, 6) for name, seconds in took.items()},
+        "events_per_second": round(counts["inputs"] / took["seconds"]) if took["seconds"] else 0,
         "ingest": {reasons.NAME[r]: n for r, n in sorted(refused.items())},
         "first_offenders": {f.spec: f.offenders() for f in feeds if f.offenders()},
         "gaps": counts["events"].get("Gap", 0),

@@ -5,6 +5,7 @@ Both are made of the run's summary, a plain mapping, of which any part may be mi
 
     events             {kind: rows}              orders, fills, inputs    counts
     seconds            of wall time              events_per_second        inputs over seconds
+    seconds_starting   before them: processes were started
     rejects, ingest    {reason: count}           placement                text
     accounts           [{strategy, instrument, position, average_price, realised, unrealised, fees, fills}]
     pnl                {realised, unrealised, fees, net_marked_to_mid, net_flattened, max_drawdown, currency}
@@ -181,10 +182,11 @@ def headline(summary: Summary) -> list[tuple[str, str]]:
     """(value, what it is) of the figures that come first."""
     pnl = summary.get("pnl", {})
     currency = str(pnl.get("currency", ""))
-    seconds = summary.get("seconds")
+    seconds, starting = summary.get("seconds"), summary.get("seconds_starting")
     return [
         (count(summary.get("inputs")), "inputs"),
         ("–" if seconds is None else f"{number(seconds, 2)} s", "wall time"),
+        *([(f"{number(starting, 2)} s", "before it, to start processes")] if starting else []),
         (count(summary.get("events_per_second")), "events a second"),
         (count(summary.get("orders")), "orders"),
         (count(summary.get("fills")), "fills"),

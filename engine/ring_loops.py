@@ -40,10 +40,11 @@ from handlers.ingest.sequencer import NOTHING, STARVED, admit_feed, admit_own, c
 from transport.atomics import cycles, fence_release, load_acquire, store_release
 from transport.compiled import kernel
 from transport.records import CHECKPOINT
-from transport.ring import control_cell, head, mask, publish, readable, release, tail, watermark, writable
+from transport.ring import consumer_cell, control_cell, head, mask, publish, readable, release, tail, watermark, writable
 from transport.wait import PARK, SPINS, relax
 
 HELD, CROWDED = 5, 6  # why sequencing stopped, besides the reasons in engine.loops: the exchange may be earlier; INPUT is full
+INPUT_SLOTS = 1 << 14  # 2 MiB: a few ms of a burst; INGEST is ahead of the slowest worker by no more
 BATCH = 64  # records between two publications while there is more to do
 QUIET = 1 << 14  # turns in vain after which even a spinning waiter sleeps between two looks: the feed has paused
 # Control cells of INPUT, written by INGEST, and of REPORTS, written by the exchange.
@@ -66,6 +67,13 @@ class Rows(NamedTuple):
     signals: Edge
     risk: Edge
     orders: Edge
+
+
+@kernel(inline=True)
+def beat(cursors, me):
+    """Count one more sign that worker `me` of INPUT moves, whether it had anything to do or not."""
+    cell = consumer_cell(me)
+    store_release(cursors, cell, cursors[cell] + 1)  # pairs with the load in the supervisor
 
 
 @kernel

@@ -68,6 +68,7 @@ class Session:
         self.timer_origin_ns = timer_origin_ns
         self.rows_done = 0
         self.first_ns: int | None = None
+        self.starting_s = 0.0  # of the time that `run` takes, what passed before the first record: processes were started
         self._began_ns = 0
         self._handed_over = time.monotonic()
         self._slice_cycles = int(SLICE_NS * cycles_per_ns())  # the counter is measured once, which takes a moment
@@ -111,7 +112,7 @@ class Session:
             elif why == PACED:
                 time.sleep(0.001)
             elif why == FAULT:
-                raise LineStopped(fault_text(self.built))
+                raise LineStopped(fault_text(self.built), int(line.control[0]["fault_seq"]))
             elif why == DONE:
                 return
             assert why in (SLICE_OVER, WANTS_WINDOW, LOGS_FULL, PACED)

@@ -57,7 +57,7 @@ class Tally:
         kinds = rows["kind"]
         numbers = np.bincount(kinds, minlength=64)
         self.kinds.update({k: int(n) for k, n in enumerate(numbers) if n})
-        self.synthetic = self.synthetic or bool(rows["flags"][-1] & SYNTHETIC)
+        self.synthetic = self.synthetic or bool((rows["flags"] & SYNTHETIC).any())  # of any record: a piece may end anywhere
         if numbers[TRADE]:
             at = np.flatnonzero(kinds == TRADE)
             which = rows["instrument_id"][at]

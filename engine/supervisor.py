@@ -31,7 +31,7 @@ from engine.journaling import Rows as Slots
 from engine.line import Built
 from engine.loops import DECIDING, DONE, FEATURES, ORDERS, RISK, SIGNALS, WHOLE
 from engine.observe.histogram import merge
-from engine.ring_loops import BY_INGEST, NEXT_OUT, STOP, Rows, run_ingest, take_what_is_left
+from engine.ring_loops import BY_INGEST, INPUT_SLOTS, NEXT_OUT, STOP, Rows, run_ingest, take_what_is_left
 from engine.session import Session
 from engine.workers import (
     CONFIG, FAULT_FILE, FAULTED, HISTOGRAMS, INPUT, REPORTS, Assignment, edge, load_ring_kernels, work,
@@ -39,8 +39,8 @@ from engine.workers import (
 from handlers.domain.queue import NEVER
 from handlers.orders.brokers.paper import REPORTS_MAX
 from transport import compiled
-from transport.atomics import store_cell
-from transport.ring import CLOSED, PRODUCER, Peer, Ring
+from transport.atomics import load_cell, store_cell
+from transport.ring import CLOSED, PRODUCER, WATERMARK, Peer, Ring, consumer_cell
 from transport.segment import sweep
 from transport.wait import PARK, YIELD
 
@@ -48,10 +48,11 @@ WORKERS = {
     "split": (("line", WHOLE),),
     "staged": (("features", FEATURES), ("signals", SIGNALS), ("risk", RISK), ("orders", ORDERS)),
 }
-INPUT_SLOTS = 1 << 14  # 2 MiB: a few ms of a burst
 ROW_SLOTS = 1 << 14
 START_S = 600.0  # a worker that compiles another machine's code for the first time takes minutes, not more
 STOP_S = 5.0  # a loop comes back every 20 ms; what has not ended then hangs
+HUNG_S = 10.0  # what one input may take a worker: a step of plain Python takes milliseconds, a machine that swaps a second or two
+LOOK_S = 0.1  # at most so much counts between two looks, which come every 40 ms: in a longer time we did not run either
 TERMINATED = 128 + signal.SIGTERM
 
 
@@ -95,7 +96,9 @@ def _check_core(core: int, ours: set[int]) -> None:
 class Crew:
     """The rings and the workers of one run; as a context manager it starts them, and ends them whatever happens."""
 
-    def __init__(self, placement: str, built: Built, config: Config, base: Path, run_name: str, epoch: int) -> None:
+    def __init__(
+        self, placement: str, built: Built, config: Config, base: Path, run_name: str, epoch: int, hung_s: float
+    ) -> None:
         self._config, self._instruments, self._base, self._epoch = config, built.instruments, base, epoch
         self._run = re.sub(r"[^A-Za-z0-9_.-]", "_", run_name)[:64] or "run"
         self.roles = WORKERS[placement]
@@ -103,6 +106,11 @@ class Crew:
         self.strategy = YIELD if len(self.roles) < cores else PARK
         self.workers: dict[str, BaseProcess] = {}
         self.rings: dict[str, Ring] = {}
+        self._hung_s = hung_s
+        self._hung: dict[str, str] = {}  # workers that were ended for it, and what is said of them
+        self._beats = [0] * len(self.roles)
+        self._still_s = [0.0] * len(self.roles)  # time in which we ran and the worker gave no sign
+        self._looked = 0.0
         self._ends = ExitStack()
 
     def __enter__(self) -> Self:
@@ -135,6 +143,7 @@ class Crew:
         self._await_all()
         for ring in self.rings.values():
             ring.unlink()
+        self._looked = time.monotonic()
 
     def _make_rings(self) -> None:
         followed = {name for name, _ in self.roles} & set(DECIDING[:-1])  # stages whose rows another worker reads
@@ -169,6 +178,27 @@ class Crew:
                     raise WorkerDied(f"worker {name} has not started within {START_S:.0f} s")
                 time.sleep(0.002)
 
+    def look(self) -> None:
+        """Once a slice: a worker that has given no sign for HUNG_S of the time in which we ran is ended; `check` then raises."""
+        now = time.monotonic()
+        passed, self._looked = min(now - self._looked, LOOK_S), now
+        for place, (name, stage) in enumerate(self.roles):
+            beats = int(load_cell(self.rings[INPUT].cursors, consumer_cell(place)))
+            self._still_s[place] = self._still_s[place] + passed if beats == self._beats[place] else 0.0
+            self._beats[place] = beats
+            if self._still_s[place] > self._hung_s and self.workers[name].exitcode is None:
+                handled = self._handled(name, stage)
+                self._hung[name] = (
+                    f"worker {name} has not moved for {self._hung_s:g} s {f'after seq {handled}' if handled >= 0 else 'since it began'}: "
+                    "its process is stopped, or a strategy does not return"
+                )
+                self.workers[name].kill()
+                self.workers[name].join(STOP_S)
+
+    def _handled(self, name: str, stage: int) -> int:
+        """The last input that a worker is known to have done with."""
+        return int(load_cell(self.rings[DECIDING[-1] if stage == WHOLE else name].cursors, WATERMARK))
+
     def ended(self) -> list[str]:
         """Workers that do not run any more."""
         return [name for name, process in self.workers.items() if process.exitcode is not None]
@@ -181,9 +211,24 @@ class Crew:
             path = self._folder / FAULT_FILE.format(name)
             text = path.read_text() if path.exists() else ""
             if status == FAULTED:
-                raise LineStopped(text)
+                seq, _, words = text.partition("\n")
+                raise LineStopped(words, int(seq))
+            if name in self._hung:
+                raise WorkerDied(f"{self._hung[name]}; the journal is whole up to where it had come")
             how = f"was killed by signal {-status}" if status is not None and status < 0 else f"ended with status {status}"
             raise WorkerDied(f"worker {name} {how}{': ' + text if text else ''}; the journal is whole up to where it had come")
+
+    def catching_up(self) -> bool:
+        """Whether a worker that still runs has yet to handle what one before it, that has ended, handed on."""
+        reach = -1
+        ended = self.ended()
+        for name, stage in self.roles:
+            handled = self._handled(name, stage)
+            if name in ended:
+                reach = handled
+            elif handled < reach:
+                return True
+        return False
 
     def finish(self, line: Any) -> None:
         """The input has ended: let every worker end, and gather their histograms into `line`'s."""
@@ -220,12 +265,16 @@ class PlacedSession(Session):
         base: Path,
         run_name: str,
         epoch: int,
+        hung_s: float = HUNG_S,
     ) -> None:
-        """`placement` "split" or "staged"; `config`, `base` and `epoch` are what `built` was built from."""
+        """`placement` "split" or "staged"; `config`, `base` and `epoch` are what `built` was built from.
+
+        A worker that needs more than `hung_s` for one input ends the run: what every strategy of plain Python does with one
+        record must together take less.
+        """
         super().__init__(built, feeds, take, speed, config.line.timer_origin_ns)
         assert built.line.sequencer.head[0]["next_seq"] == 0, "a record's seq is its position in INPUT"
-        self._crew = Crew(placement, built, config, base, run_name, epoch)
-        self.starting_s = 0.0  # what starting the workers took, of the time that `run` takes
+        self._crew = Crew(placement, built, config, base, run_name, epoch, hung_s)
 
     def run(self, progress: Callable[[int], None] = lambda inputs: None) -> None:
         """Start the workers, run to the end of the feeds, end them; raises LineStopped, WorkerDied, ConfigError, SegmentError."""
@@ -242,9 +291,21 @@ class PlacedSession(Session):
         crew, line = self._crew, self.built.line
         rows = Rows(*(edge(crew.rings[name]) for name in DECIDING))
         why = int(run_ingest(line, edge(crew.rings[INPUT]), rows, edge(crew.rings[REPORTS]), crew.strategy, deadline))
-        if why != DONE and crew.ended():
-            while not take_what_is_left(line, rows):
-                self._hand_over()
-            self._hand_over()
+        if why == DONE:
+            return why
+        crew.look()
+        if crew.ended():
+            self._take_the_rest(rows)
             crew.check()
         return why
+
+    def _take_the_rest(self, rows: Rows) -> None:
+        """A worker has ended: let those behind it handle what it handed on, and take every row that was made."""
+        late = time.monotonic() + STOP_S
+        while True:
+            more = self._crew.catching_up() and time.monotonic() < late  # before the rows: their watermark comes after them
+            taken = take_what_is_left(self.built.line, rows)
+            self._hand_over()
+            if taken and not more:
+                return
+            time.sleep(0.001)

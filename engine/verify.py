@@ -4,19 +4,19 @@
     2  the program       sources, configuration, strategies, instruments are the run's      file or key, both values
     3  the decisions     re-executing the input log makes the same rows, byte for byte      seq, stage, field, both values
 
-A wrong program does not stop the re-execution: it shows what the difference did. Damaged evidence does, where it is unreadable.
+The third is reached on this thread, or by running the feeds' records again in processes (`engine.verify_placed`). A wrong program does not stop the re-execution: it shows what the difference did. Damaged evidence does, where it is unreadable.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
+from engine.comparing import Compared, Progress, Verdicts, differences, earliest, stopped_there_too, what_is_left
 from engine.config import Config, deciding, dump, resolve
 from engine.errors import ConfigError
 from engine.evidence import Evidence, check_evidence
@@ -26,16 +26,18 @@ from engine.loops import DECIDING, FAULT, LOGS_FULL, MISSED_REPORT, NO_REPORT, O
 from engine.run_folder import Environment, Run, environment, open_run
 from engine.session import fault_text
 from engine.summary import Tally
+from engine.verify_placed import run_again
 from handlers.ingest.sequencer import FROM_FEEDS
 from handlers.signals.errors import StrategyError
 from transport import blobs, compiled
 from transport.errors import DamagedError, LayoutError, TransportError
 from transport.records import (
-    ACK, BY_EXCHANGE, BY_INGEST, COMMAND, FEED_BASE, FILL, INSTRUMENT, KIND_OF, NAME_OF, REJECT, SLOT_BYTES, START, TIMER, copied,
+    ACK, BY_EXCHANGE, BY_INGEST, COMMAND, FEED_BASE, FILL, INSTRUMENT, NAME_OF, REJECT, START, TIMER, copied,
 )  # fmt: skip
 
 FROM_INGEST = 1 << START | 1 << INSTRUMENT | 1 << COMMAND | 1 << TIMER
 FROM_EXCHANGE = 1 << ACK | 1 << REJECT | 1 << FILL
+PLACEMENTS = ("fused", "split", "staged")
 REPORTS = {
     NO_REPORT: "the log has a report that the exchange does not make",
     OTHER_REPORT: "the exchange makes another report",
@@ -43,31 +45,13 @@ REPORTS = {
 }
 
 
-@dataclass
-class Verdicts:
-    """Findings by verdict, in words; empty lists throughout mean that the run is proved."""
+def verify(folder: Path, progress: Progress = lambda what, n: None, placement: str = "fused") -> Verdicts:
+    """Verify a run, its decisions on `placement`: fused re-executes the log here, the others run its feeds again in processes.
 
-    evidence: list[str] = field(default_factory=list)
-    program: list[str] = field(default_factory=list)
-    decisions: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    inputs: int = 0
-
-    @property
-    def proved(self) -> bool:
-        """True when no verdict has a finding."""
-        return not (self.evidence or self.program or self.decisions)
-
-    def to_dict(self) -> dict[str, Any]:
-        """For --json."""
-        return {
-            "proved": self.proved, "inputs": self.inputs, "evidence": self.evidence, "program": self.program,
-            "decisions": self.decisions, "notes": self.notes,
-        }  # fmt: skip
-
-
-def verify(folder: Path, progress: Callable[[str, int], None] = lambda what, n: None) -> Verdicts:
-    """Verify a run; raises RunError for a folder that is none."""
+    Raises RunError for a folder that is none, ConfigError for no placement; with processes also WorkerDied, StorageError.
+    """
+    if placement not in PLACEMENTS:
+        raise ConfigError(f"placement {placement!r} is not one of {', '.join(PLACEMENTS)}")
     found = Verdicts()
     try:
         run = open_run(folder)
@@ -84,7 +68,7 @@ def verify(folder: Path, progress: Callable[[str, int], None] = lambda what, n: 
         found.notes.append("nothing was re-executed: that needs the configuration and the instrument table")
         return found
     try:
-        _re_execute(run, evidence, config, strategies, found, progress)
+        _check_decisions(run, evidence, config, strategies, placement, found, progress)
     except (DamagedError, LayoutError) as error:
         if not found.evidence:
             found.evidence.append(str(error))
@@ -153,112 +137,86 @@ def _compare(what: str, was: dict[str, str], now: dict[str, str], out: list[str]
             out.append(f"{what} {key}: {was.get(key, 'absent')} in the run, {now.get(key, 'absent')} now")
 
 
-class _Compared:
-    """The decision rows made now beside those of the log of one stage; a log that was never closed may end early or late."""
-
-    def __init__(self, run: Run, stage: str) -> None:
-        self.stage = stage
-        self.note = ""
-        self._log = run.log(stage)
-        self._at = 0
-
-    def differs(self, made: Rows) -> str | None:
-        """Where `made`, the next rows, first differ from the log; None when they do not."""
-        total = self._log.rows_total
-        wanted = min(len(made), total - self._at)
-        logged = self._log.rows(self._at, wanted)
-        a, b = (rows.view(np.uint8).reshape(wanted, SLOT_BYTES) for rows in (logged, made[:wanted]))
-        bad = np.flatnonzero((a != b).any(axis=1))
-        if len(bad):
-            k = int(bad[0])
-            return self._words(logged[k : k + 1], made[k : k + 1])
-        self._at += wanted
-        if wanted < len(made):
-            r = made[wanted]
-            if not self._log.closed:
-                self.note = self.note or f"log {self.stage} ends before seq {r['seq']}: the run was cut off there"
-                return None
-            return f"seq {r['seq']}, stage {self.stage}: a {NAME_OF[int(r['kind'])]} row is made that the log does not have"
-        return None
-
-    def left(self, last_seq: int, at_end: bool = False) -> str | None:
-        """A row of the log that was not made from the inputs up to `last_seq`, at the end from any; None when there is none."""
-        if self._at >= self._log.rows_total:
-            return None
-        r = self._log.rows(self._at, 1)[0]
-        if r["seq"] > last_seq:
-            if not at_end:
-                return None
-            if not self._log.closed:
-                rows = self._log.rows_total - self._at
-                self.note = f"log {self.stage} has {rows} rows of inputs that were not yet journaled, from seq {r['seq']} on"
-                return None
-        return f"seq {r['seq']}, stage {self.stage}: the log has a {NAME_OF[int(r['kind'])]} row that is not made"
-
-    def _words(self, was: Rows, now: Rows) -> str:
-        head = f"seq {was[0]['seq']}, stage {self.stage}, row {was[0]['row']}"
-        if was[0]["kind"] != now[0]["kind"]:
-            return f"{head}: kind {NAME_OF.get(int(was[0]['kind']))} in the log, {NAME_OF.get(int(now[0]['kind']))} now"
-        return f"{head} ({NAME_OF[int(was[0]['kind'])]}): {'; '.join(differences(was[0], now[0]))}"
-
-
-def differences(was: Any, now: Any) -> list[str]:
-    """Fields of two slots of one kind that differ, with both values."""
-    record = KIND_OF.get(int(was["kind"]))
-    names = record.__struct_fields__ if record else was.dtype.names
-    out = [f"{n} {was[n]} in the log, {now[n]} now" for n in names if np.any(was[n] != now[n])]
-    return out or ["bytes outside the kind's fields differ"]
-
-
 def _pieces(run: Run) -> Iterator[Rows]:
     for _, rows in run.input_log().blocks():
         yield rows
 
 
-def _re_execute(
+def _check_decisions(
     run: Run,
     evidence: Evidence,
     config: Config,
     strategies: dict[str, str],
+    placement: str,
     found: Verdicts,
-    progress: Callable[[str, int], None],
+    progress: Progress,
 ) -> None:
+    """The third verdict; what the input log tells that no run can have sequenced is found on the way."""
     assert evidence.instruments is not None
+    instruments = evidence.instruments
+    sources: dict[str, str] = {}
+    market = MarketHash([i.name for i in instruments])
+    tally = Tally(instruments, [s.name for s in config.strategy], config.account.money_decimals)
+    inputs = _inputs(run, market, tally, found)
     try:
-        built = build_line(config, evidence.instruments, len(run.facts.feeds), run.facts.epoch, Path(run.facts.base))
+        built = build_line(config, instruments, 1, run.facts.epoch, Path(run.facts.base))  # feeds need no telling apart
+        for strategy in built.strategies:
+            sources |= strategy.loaded.sources
+        _compare("strategy file", strategies, sources, found.program)
+        if placement == "fused":
+            whole = _re_execute(run, config, built, inputs, tally, found, progress)
+        else:
+            looked_at = sum(len(rows) for rows in inputs)  # all of it, before processes are started on it
+            whole = looked_at == run.input_log().rows_total
+            whole = whole and run_again(run, config, built, placement, tally, found, progress)
     except (StrategyError, ConfigError) as error:
         found.program.append(str(error))
         return
-    sources: dict[str, str] = {}
-    for strategy in built.strategies:
-        sources |= strategy.loaded.sources
-    _compare("strategy file", strategies, sources, found.program)
-    compared = [_Compared(run, name) for name in DECIDING]
-    market = MarketHash([i.name for i in evidence.instruments])
-    tally = Tally(evidence.instruments, [s.name for s in config.strategy], config.account.money_decimals)
-    last_ns = 0
+    if whole and evidence.stated:
+        _check_told(run, config, built, market, tally, found)
+
+
+def _inputs(run: Run, market: MarketHash, tally: Tally, found: Verdicts) -> Iterator[Rows]:
+    """The input log block by block, folded into `market` and `tally`; ends before a row that INGEST cannot have sequenced."""
+    first_seq = last_ns = 0
     for rows in _pieces(run):
-        misplaced = _misplaced(rows, found.inputs, last_ns)
+        misplaced = _misplaced(rows, first_seq, last_ns)
         if misplaced:
             found.evidence.append(f"log {INPUT_LOG}: {misplaced}")
             return
-        last_ns = int(rows["ts_seq_ns"][-1])
-        if found.inputs == 0:
+        if first_seq == 0:
             _check_start(run, rows[0], found)
+        first_seq, last_ns = first_seq + len(rows), int(rows["ts_seq_ns"][-1])
         market.update(rows)
         tally.piece(rows)
+        yield rows
+
+
+def _re_execute(
+    run: Run, config: Config, built: Built, inputs: Iterator[Rows], tally: Tally, found: Verdicts, progress: Progress
+) -> bool:
+    """Re-execute on this thread, each input as the log has it; whether that came to the log's end."""
+    compared = [Compared(run.log(name), name) for name in DECIDING]
+    control = built.line.control[0]
+    for rows in inputs:
         why = _run_piece(built, rows, compared, tally)
         found.inputs += len(rows)
         progress("re-executing", found.inputs)
-        if why and not _stopped_there_too(run, built):
-            found.decisions.append(why)
-            return
+        if not why and control["fault"] and not stopped_there_too(run.input_log(), config, int(control["fault_seq"])):
+            why = fault_text(built)
         if why:
-            found.notes.append(f"the run stopped here, and does so again: {why}")
-    found.decisions += [text for text in (c.left(found.inputs - 1, at_end=True) for c in compared) if text]
+            found.decisions.append(why)
+            return False
+        if control["fault"]:
+            found.inputs = int(control["fault_seq"]) + 1
+            found.notes.append(f"the run stopped here, and does so again: {fault_text(built)}")
+            break
+    else:
+        if found.inputs < run.input_log().rows_total:
+            return False
+    found.decisions += what_is_left(compared, found.inputs - 1, config if control["fault"] else None)
     found.notes += [c.note for c in compared if c.note]
-    if evidence.stated:
-        _check_told(run, config, built, market, tally, found)
+    return True
 
 
 def _check_told(run: Run, config: Config, built: Built, market: MarketHash, tally: Tally, found: Verdicts) -> None:
@@ -266,12 +224,6 @@ def _check_told(run: Run, config: Config, built: Built, market: MarketHash, tall
     told, made = _flat(run.summary()), _flat(tally.counts() | tally.money_told(config.account, built.terms))
     told["market_hash"], made["market_hash"] = told.get("hashes.market_hash", "absent"), market.digest()
     found.evidence += [f"summary.json: {k} {told.get(k, 'absent')}, the log's is {v}" for k, v in made.items() if told.get(k) != v]
-
-
-def _stopped_there_too(run: Run, built: Built) -> bool:
-    """A strategy broke its contract at the last input of a log that was never closed, as it did then."""
-    control, log = built.line.control[0], run.input_log()
-    return bool(control["fault"]) and not log.closed and control["fault_seq"] == log.rows_total - 1
 
 
 def _check_start(run: Run, start: Any, found: Verdicts) -> None:
@@ -301,8 +253,8 @@ def _misplaced(rows: Rows, first_seq: int, last_ns: int) -> str | None:
     return f"seq {r['seq']}: a {NAME_OF.get(int(r['kind']), r['kind'])} record {what}"
 
 
-def _run_piece(built: Built, rows: Rows, compared: list[_Compared], tally: Tally) -> str | None:
-    """Re-execute one block; what diverged first, in words, or None."""
+def _run_piece(built: Built, rows: Rows, compared: list[Compared], tally: Tally) -> str | None:
+    """Re-execute one block, up to a strategy's fault in it; what diverged first, in words, or None."""
     at = 0
     while at < len(rows):
         at, why = (int(v) for v in run_logged(built.line, rows, at, len(rows)))
@@ -310,7 +262,7 @@ def _run_piece(built: Built, rows: Rows, compared: list[_Compared], tally: Tally
         if differing:
             return differing
         if why == FAULT:
-            return fault_text(built)
+            return None
         if why in REPORTS:
             text = f"seq {rows[at]['seq']}, stage exchange: {REPORTS[why]}"
             if why == OTHER_REPORT:
@@ -320,20 +272,17 @@ def _run_piece(built: Built, rows: Rows, compared: list[_Compared], tally: Tally
     return None
 
 
-def _compare_logs(built: Built, compared: list[_Compared], last_seq: int, tally: Tally) -> str | None:
+def _compare_logs(built: Built, compared: list[Compared], last_seq: int, tally: Tally) -> str | None:
     """What differs first, by seq, then by stage, among the rows made from the inputs up to `last_seq`."""
     counts = built.line.logs.counts
-    first: tuple[int, str] | None = None
+    texts = []
     for k, c in enumerate(compared):
         rows: Rows = getattr(built.line.logs, c.stage)[: int(counts[k])]
         tally.decisions(c.stage, rows)
-        text = c.differs(rows) or c.left(last_seq)
-        if text:
-            seq = int(text.split(",")[0].removeprefix("seq "))
-            if first is None or seq < first[0]:
-                first = seq, text
+        texts.append(c.differs(rows) or c.left(last_seq))
     counts[:] = 0
-    return first[1] if first else None
+    return earliest(texts)
+
 
 def feature_rows(run: Run) -> Iterator[Rows]:
     """Every row of FEATURES, bars and features, made again from the input log: a run keeps only their digests."""

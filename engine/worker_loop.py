@@ -14,7 +14,7 @@ from engine.loops import (
     DONE, FAULT, FEATURES, ORDERS, RISK, SIGNALS, SLICE_OVER, WHOLE, keep, lap, room_in_logs, same_slot, step_line,
 )  # fmt: skip
 from engine.observe.histogram import record as record_value
-from engine.ring_loops import BATCH, BY_NEXT, HORIZON_NS, HORIZON_SEQ, HORIZON_TAKEN, NEXT_OUT, QUIET, STOP, TURN
+from engine.ring_loops import BATCH, BY_NEXT, HORIZON_NS, HORIZON_SEQ, HORIZON_TAKEN, NEXT_OUT, QUIET, STOP, TURN, beat
 from handlers.domain.book import apply_market
 from handlers.domain.borrowed import borrow
 from handlers.domain.memory import copy_slot
@@ -103,7 +103,10 @@ def rows_above(edge, seq, into):
 
 @kernel(inline=True)
 def step_stage(line, stage, above, r, timed):
-    """One stage on one stamped input: what `step_line` does for it, over a fold of the books of its own. Negative is a fault."""
+    """One stage on one stamped input: what `step_line` does for it, over a fold of the books of its own. Negative is a fault.
+
+    A change of `step_line` is a change here: tests/sim/test_placements.py compares the logs of both.
+    """
     began = cycles() if timed else np.int64(0)
     logs, counts, scratch = line.logs, line.logs.counts, line.scratch
     here = np.int64(r.instrument_id) if r.instrument_id < len(line.markets) else 0
@@ -214,6 +217,7 @@ def handle_inputs(line, stage, inputs, me, above, back, state):
         code = handle_input(line, stage, above, back, r, state)
         if code < 0:
             return code
+        beat(cursors, me)
     if n == 0 and stage >= ORDERS:
         until = horizon(cursors, state[HANDLED], head(back.cursors))
         if advance(line.paper, line.markets, until):
@@ -231,6 +235,7 @@ def run_worker(owned, stage, inputs, me, above, rows, back, state, strategy, dea
     """
     line = borrow(owned)
     cursors = inputs.cursors
+    beat(cursors, me)  # we come back to Python every slice: an idle worker beats too
     fresh = SPINS if strategy == PARK else 0
     idle = fresh
     while True:
@@ -238,12 +243,10 @@ def run_worker(owned, stage, inputs, me, above, rows, back, state, strategy, dea
             return STOPPED
         moved = False
         if not state[UNSETTLED]:
-            done = handle_inputs(line, stage, inputs, me, above, back, state)
-            if done < 0:
-                hand_on_all(line, rows, state)
-                return FAULT
-            state[UNSETTLED] = done
+            state[UNSETTLED] = handle_inputs(line, stage, inputs, me, above, back, state)
         if state[UNSETTLED] and hand_on_all(line, rows, state):
+            if state[UNSETTLED] < 0:  # a fault: what was decided before it is handed on first
+                return FAULT
             settle(line, inputs, me, back, state)
             state[UNSETTLED] = 0
             moved = True

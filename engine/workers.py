@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import traceback
@@ -116,7 +117,6 @@ def _run(a: Assignment, built: Built) -> int:
     ticks = cycles_per_ns()
     inputs, above, rows, back = _attach(a).edges()
     state = new_state()
-    parent = multiprocessing.parent_process()
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -125,8 +125,14 @@ def _run(a: Assignment, built: Built) -> int:
         why = int(run_worker(built.line, a.stage, inputs, a.place, above, rows, back, state, a.strategy, deadline))
         if why != SLICE_OVER:
             return why
-        if parent is not None and not parent.is_alive():
+        if _orphaned():
             return STOPPED
+
+
+def _orphaned() -> bool:
+    """Whether the process that started us was killed."""
+    parent = multiprocessing.parent_process()
+    return parent is not None and not parent.is_alive()
 
 
 def _work(a: Assignment) -> int:
@@ -140,7 +146,8 @@ def _work(a: Assignment) -> int:
     built = build_line(config, instruments, 0, a.epoch, Path(a.base))
     why = _run(a, built)
     if why == FAULT:
-        (folder / FAULT_FILE.format(a.name)).write_text(fault_text(built))
+        seq = int(built.line.control[0]["fault_seq"])
+        (folder / FAULT_FILE.format(a.name)).write_text(f"{seq}\n{fault_text(built)}")
         return FAULTED
     assert why in (DONE, STOPPED)
     np.save(folder / HISTOGRAMS.format(a.name), built.line.histograms["bucket"])
@@ -154,7 +161,10 @@ def work(a: Assignment) -> None:
     try:
         status = _work(a)
     except Exception as error:
-        text = f"{type(error).__name__}: {error}\n\n{traceback.format_exc()}"
-        (Path(a.folder) / FAULT_FILE.format(a.name)).write_text(text)
         status = FAILED
+        if not _orphaned():  # else nobody reads it, and another worker may have removed the folder
+            text = f"{type(error).__name__}: {error}\n\n{traceback.format_exc()}"
+            (Path(a.folder) / FAULT_FILE.format(a.name)).write_text(text)
+    if _orphaned():
+        shutil.rmtree(a.folder, ignore_errors=True)  # its owner cannot any more; whoever of us is last leaves nothing
     sys.exit(status)

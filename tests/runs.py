@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,22 @@ def tickline_apart(
     command = [sys.executable, "-m", "engine.cli", *map(str, args)]
     run = subprocess.run(command, capture_output=True, text=True, env=environment(**env), timeout=timeout_s, preexec_fn=prepare)
     return Said(run.returncode, run.stdout, run.stderr)
+
+
+def state_of(pid: int) -> str:
+    """The process's state as the system has it: R, S, T, Z, …; "X" when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
+
+
+def await_end(pids: list[int]) -> None:
+    """Wait until none of these processes runs any more."""
+    until = time.monotonic() + 30
+    while any(state_of(pid) not in "ZX" for pid in pids):
+        assert time.monotonic() < until, f"processes {pids} outlive their run"
+        time.sleep(0.02)
 
 
 def config_file(folder: Path, text: str, name: str = "config.toml") -> Path:

@@ -17,7 +17,7 @@ them in pairs), then `slots`. Who writes a line is the only one that ever writes
     line 5      CLOSED                      producer: 1 after its last publish
     line 6      who the producer is         pid and start time in one cell, 0 for nobody
     line 7..14  control cells               the runner's: `control_cell(0)` to `control_cell(7)`, each with one writer
-    line 15+3k  consumer k: its cursor | its own note of HEAD | who it is
+    line 15+3k  consumer k: its cursor | its own note of HEAD, a cell for its runner | who it is
     byte 8192   slots, 128 bytes each       (CONTROL_BYTES)
 
 The ordering argument. Four pairs of a release store and the acquire load that sees its value carry all of it.
@@ -43,9 +43,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from transport.atomics import (
-    fence_acquire, fence_release, load_acquire, load_cell, store_cell, store_release, swap_cell,
-)  # fmt: skip
+from transport.atomics import fence_acquire, fence_release, load_acquire, load_cell, store_cell, store_release, swap_cell
 from transport.compiled import kernel
 from transport.errors import SegmentError
 from transport.records import REC, SLOT_BYTES
@@ -182,6 +180,12 @@ def drained(cursors, consumer):
     return head(cursors) == tail(cursors, consumer)
 
 
+@kernel(inline=True)
+def consumer_cell(consumer):
+    """Index in `cursors` of a cell that `consumer` alone writes, for the runner."""
+    return SEEN + 1 + consumer * CONSUMER
+
+
 # --- copies, and taps -----------------------------------------------------------------------------------------------------
 @kernel
 def push(cursors, slots, rows, start, stop):
@@ -312,9 +316,7 @@ class Ring:
         """A new ring in shared memory, owned by this process; errors of `Segment.create`, ValueError for a bad capacity."""
         _check(capacity, consumers)
         payload_bytes = CONTROL_BYTES + capacity * SLOT_BYTES
-        segment = Segment.create(
-            run, edge, _KIND, payload_bytes, lambda payload: _lay_out(payload, capacity, consumers)
-        )
+        segment = Segment.create(run, edge, _KIND, payload_bytes, lambda payload: _lay_out(payload, capacity, consumers))
         return cls(segment.payload, segment)
 
     @classmethod

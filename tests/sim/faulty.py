@@ -17,6 +17,15 @@ def raises(s, p, row, out):
     return 0
 
 
+@handler(reads=FEATURE, state=[("seen", "i8")])
+def raises_late(s, p, row, out):
+    """Raises at the 5,000th feature row of an instrument, when others have traded."""
+    s.seen += 1
+    if s.seen == 5000:
+        raise ValueError("no more")
+    return 0
+
+
 @handler(reads=FEATURE, state=[("seen", "i8")], compiled=False)
 def raises_in_python(s, p, row, out):
     """The same as plain Python, which keeps the error's words."""

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import gzip
+import multiprocessing
+import os
 import re
 import resource
 import signal
@@ -13,17 +15,19 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from engine.ring_loops import INPUT_SLOTS
 from engine.run_folder import open_run
 from transport.journal import LogReader
 from transport.records import BOOK_SNAPSHOT, EVENT_END, GAP
+from transport.segment import SHM
 
-from tests.runs import BOTH_STRATEGIES, ROOT, Said, config_file, environment, log_rows, replayed, tickline, tickline_apart
+from tests.runs import BOTH_STRATEGIES, ROOT, Said, await_end, config_file, environment, log_rows, replayed, tickline, tickline_apart
 from tests.unit.capture_lines import depth, quote, snapshot, spot_depth, trade
 
 FAULTY = ROOT / "tests" / "sim" / "faulty.py"
@@ -42,11 +46,24 @@ tick = 0.01
 lot = 0.00001
 quote = "USDT"
 """
+PLACEMENTS = ("fused", "split", "staged")
 CHURN = f"""
 [[strategy]]
 name = "churn"
 path = "{FAULTY}:churn"
 """
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """No worker and no shared memory outlives a run, however that ended."""
+    yield
+    assert not multiprocessing.active_children()
+    assert not ours_in_shm(os.getpid())
+
+
+def ours_in_shm(pid: int) -> list[str]:
+    return sorted(p.name for p in SHM.glob(f"*tickline-{pid}-*"))
 
 
 def capture(path: Path, lines: Iterable[str]) -> Path:
@@ -75,11 +92,14 @@ def told(said: Said, code: int, *words: str) -> str:
     return text
 
 
-def replay_of(tmp_path: Path, lines: Iterable[str], config: str = INSTRUMENTS) -> tuple[Path, dict[str, int]]:
+def replay_of(
+    tmp_path: Path, lines: Iterable[str], config: str = INSTRUMENTS, placement: str = "fused"
+) -> tuple[Path, dict[str, int]]:
     """(run folder, what INGEST counted) of a capture."""
     feed = capture(tmp_path / "usdm.gz", lines)
     run = tmp_path / "run"
-    summary = replayed(run, feed, config=config_file(tmp_path, config))
+    summary = replayed(run, feed, config=config_file(tmp_path, config), options=("--placement", placement))
+    assert tickline("verify", run).code == 0
     return run, summary["ingest"]
 
 
@@ -115,16 +135,17 @@ def test_a_broken_line_is_counted_and_the_first_is_shown(tmp_path: Path) -> None
     assert open_run(run).summary()["events"]["Trade"] >= 58
 
 
-def test_a_price_off_the_grid_is_counted_and_does_not_trade(tmp_path: Path) -> None:
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_a_price_off_the_grid_is_counted_and_does_not_trade(placement: str, tmp_path: Path) -> None:
     lines = market()
     lines[10] = trade(9_500_000, 10_000, price="100.15")
-    run, counted = replay_of(tmp_path, lines)
+    run, counted = replay_of(tmp_path, lines, INSTRUMENTS + CHURN, placement)
     assert counted["PRICE_OFF_GRID"] == 1
     rows = log_rows(run, "input")
     assert 10_000 not in rows["venue_seq"]
 
 
-def with_a_hole(tmp_path: Path) -> Path:
+def with_a_hole(tmp_path: Path, placement: str) -> Path:
     """A run over two venues; the first loses a depth message, and is sent a new snapshot 20 messages later."""
     lines = market()
     del lines[1 + 2 * 15]
@@ -134,12 +155,13 @@ def with_a_hole(tmp_path: Path) -> Path:
     spot += [spot_depth((2 * n + 1) * 1_000_000 + 10, 1001 + n, 1001 + n) for n in range(60)]
     feeds = capture(tmp_path / "usdm" / "a.gz", lines), capture(tmp_path / "spot" / "a.gz", spot)
     run = tmp_path / "run"
-    replayed(run, *feeds, config=config_file(tmp_path, INSTRUMENTS + CHURN))
+    replayed(run, *feeds, config=config_file(tmp_path, INSTRUMENTS + CHURN), options=("--placement", placement))
     return run
 
 
-def test_a_lost_depth_message_is_a_gap_after_which_nothing_is_decided_until_a_snapshot(tmp_path: Path) -> None:
-    run = with_a_hole(tmp_path)
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_a_lost_depth_message_is_a_gap_after_which_nothing_is_decided_until_a_snapshot(placement: str, tmp_path: Path) -> None:
+    run = with_a_hole(tmp_path, placement)
     summary = open_run(run).summary()
     assert summary["gaps"] == 1
     assert summary["ingest"]["SEQUENCE_GAP"] == 1
@@ -236,6 +258,19 @@ def test_a_speed_that_is_none_is_bad_usage(tmp_path: Path) -> None:
 
 
 # --- strategies ----------------------------------------------------------------------------------------------------------
+def stopped_by(step: str, placement: str, folder: Path, *words: str) -> tuple[Path, int]:
+    """(run folder, input) of a run beside two good strategies that a faulty one stopped, told with `words`."""
+    config = config_file(folder, f'{BOTH_STRATEGIES}\n[[strategy]]\nname = "mine"\npath = "{FAULTY}:{step}"\n')
+    run = folder / placement
+    command = ("replay", "synthetic:20_000", "--config", config, "--placement", placement, "--out", run)
+    text = told(tickline(*command), 1, "strategy mine", *words)
+    where = re.search(r"at seq (\d+), instrument (\w+\.synthetic)", text.replace("\n", " "))
+    assert where, text
+    assert not (run / "summary.json").exists()
+    return run, int(where[1])
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
 @pytest.mark.parametrize(
     ("step", "words"),
     [
@@ -246,16 +281,26 @@ def test_a_speed_that_is_none_is_bad_usage(tmp_path: Path) -> None:
     ],
 )
 def test_a_strategy_that_breaks_its_contract_stops_the_line_with_the_journal_whole(
-    step: str, words: tuple[str, ...], tmp_path: Path
+    step: str, words: tuple[str, ...], placement: str, tmp_path: Path
 ) -> None:
-    config = config_file(tmp_path, f'[[strategy]]\nname = "mine"\npath = "{FAULTY}:{step}"\n')
-    run = tmp_path / "run"
-    text = told(tickline("replay", "synthetic:20_000", "--config", config, "--out", run), 1, "strategy mine", *words)
-    where = re.search(r"at seq (\d+), instrument (\w+\.synthetic)", text.replace("\n", " "))
-    assert where, text
-    assert log_rows(run, "input")["seq"][-1] == int(where[1])
-    assert not (run / "summary.json").exists()
-    told(tickline("verify", run), 0, "did not end", "the run stopped here, and does so again: strategy mine")
+    run, seq = stopped_by(step, placement, tmp_path, *words)
+    ahead = log_rows(run, "input")["seq"][-1] - seq
+    assert 0 <= ahead <= (0 if placement == "fused" else INPUT_SLOTS)
+    text = told(tickline("verify", run), 0, "did not end", "the run stopped here, and does so again: strategy mine")
+    assert "was cut off" not in text, "what was decided before the fault is journaled"
+    assert f"proved: {seq + 1:,} inputs" in text
+
+
+@pytest.mark.parametrize("placement", ["split", "staged"])
+def test_a_fault_leaves_the_same_decisions_and_is_proved_in_every_placement(placement: str, tmp_path: Path) -> None:
+    here, seq = stopped_by("raises_late", "fused", tmp_path)
+    there, same = stopped_by("raises_late", placement, tmp_path)
+    assert seq == same
+    assert len(log_rows(here, "orders")) > 20
+    for stage in ("signals", "risk", "orders"):
+        assert log_rows(here, stage).tobytes() == log_rows(there, stage).tobytes()
+    for run in (here, there):
+        told(tickline("verify", run, "--placement", placement), 0, "does so again: strategy mine", f"proved: {seq + 1:,} inputs")
 
 
 def test_a_strategy_that_allocates_is_refused_before_anything_runs(tmp_path: Path) -> None:
@@ -290,6 +335,42 @@ def test_a_full_disk_is_told_and_what_was_written_stays_readable(size: int, tmp_
     told(tickline("verify", run), 0, "did not end")
 
 
+def started(run: Path, *args: str | Path, until_bytes: int) -> tuple[subprocess.Popen[str], list[int]]:
+    """A replay into `run` whose input log has reached a size, and the processes it has started."""
+    command = [sys.executable, "-m", "engine.cli", "replay", *map(str, args), "--out", str(run)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+    began = time.monotonic()
+    while sum(p.stat().st_size for p in run.glob("input/*")) < until_bytes:
+        assert process.poll() is None and time.monotonic() - began < 100
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    return process, [int(pid) for pid in children.split()]
+
+
+def ended(process: subprocess.Popen[str], workers: list[int]) -> Said:
+    """What a run said that has ended, and left nothing behind."""
+    out, err = process.communicate(timeout=60)
+    await_end(workers)
+    assert not ours_in_shm(process.pid)
+    return Said(process.returncode, out, err)
+
+
+@pytest.mark.parametrize("placement", ["split", "staged"])
+def test_a_disk_that_fills_up_under_processes_is_told_and_what_was_written_is_proved(placement: str, tmp_path: Path) -> None:
+    config = config_file(tmp_path, BOTH_STRATEGIES)
+    run = tmp_path / "run"
+    replayed(tmp_path / "first", "synthetic:2000", config=config)  # compiles
+    options = ("--config", config, "--placement", placement)
+    process, workers = started(run, "synthetic:20_000_000", *options, until_bytes=100_000)
+    assert workers
+    size = max(p.stat().st_size for p in run.glob("*/*.open"))
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size + 10_000, size + 10_000))
+    text = told(ended(process, workers), 3, "File too large")
+    assert str(run) in text
+    assert not (run / "summary.json").exists()
+    told(tickline("verify", run), 0, "did not end")
+
+
 def test_a_folder_that_may_not_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     told(tickline("replay", "synthetic:2000", "--out", tmp_path / "file" / "run"), 2, "file")
@@ -297,19 +378,15 @@ def test_a_folder_that_may_not_be_made_is_told(tmp_path: Path) -> None:
     told(tickline("export", "synthetic:2000", "--table", "trades", "--out", tmp_path / "file" / "csv"), 2, "file")
 
 
-def test_an_interrupted_replay_ends_with_its_journal_readable(tmp_path: Path) -> None:
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_an_interrupted_replay_ends_with_its_journal_readable(placement: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     replayed(tmp_path / "first", "synthetic:2000")  # compiles
-    command = [sys.executable, "-m", "engine.cli", "replay", "synthetic:100_000", "--speed", "1x", "--out", str(run)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
-    began = time.monotonic()
-    while sum(p.stat().st_size for p in run.glob("input/*")) < 10_000 and time.monotonic() - began < 60:
-        time.sleep(0.05)
+    options = ("--speed", "1x", "--placement", placement)
+    process, workers = started(run, "synthetic:100_000", *options, until_bytes=10_000)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
-    assert process.returncode == 130, out + err
-    assert "Traceback" not in out + err
-    assert "interrupted" in err
+    said = ended(process, workers)
+    told(said, 130, "interrupted")
     assert 0 < open_run(run).input_log().rows_total < 100_000
     told(tickline("verify", run), 0, "did not end")
 

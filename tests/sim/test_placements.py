@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import msgspec
@@ -30,6 +31,8 @@ from transport.records import (
 )  # fmt: skip
 from transport.segment import SHM
 
+from tests.runs import await_end, state_of
+
 PLACED = tuple(WORKERS)
 PLACEMENTS = ("fused", *PLACED)
 BOTH = (
@@ -37,6 +40,8 @@ BOTH = (
     StrategyConfig(name="fade", path="mean_reversion", params={"lots": 400, "window": 200, "entry": 1.5}),
 )
 QUOTER = '''"""Rests at the touch and one behind it, amends, cancels, and takes; asks at timers too."""
+
+import time
 
 from handlers.contract import handler
 from handlers.domain.schema import MID, SPREAD
@@ -94,6 +99,20 @@ def fails(s, p, trade, out):
 def overruns(s, p, trade, out):
     s.seen += 1
     return 2 if s.seen == 700 else 0
+
+
+@handler(reads=TRADE, state=[("seen", "i8")], compiled=False)
+def spins(s, p, trade, out):
+    s.seen += 1
+    while s.seen == 700:
+        pass
+    return 0
+
+
+@handler(reads=FEATURE, compiled=False)
+def sleeps(s, p, row, out):
+    time.sleep(0.03)
+    return 0
 '''
 Feeds = list[np.ndarray]
 
@@ -126,13 +145,13 @@ def windows(rows: np.ndarray, sizes: Callable[[], int]) -> Iterator[np.ndarray]:
 
 def session_of(
     placement: str, config: Config, instruments: list[Instrument], feeds: list[Iterator[np.ndarray]], base: Path,
-    take: Callable[[Batch], None],
+    take: Callable[[Batch], None], **options: float,
 ) -> Session:  # fmt: skip
     built = build_line(config, instruments, len(feeds), 1, base)
     if placement == "fused":
         session = Session(built, feeds, take, 0.0, config.line.timer_origin_ns)
     else:
-        session = PlacedSession(placement, built, feeds, take, 0.0, config, base, "test run", 1)
+        session = PlacedSession(placement, built, feeds, take, 0.0, config, base, "test run", 1, **options)
     session.open(lambda ns: sequence_first_words(built, config, ns, 1, 2))
     return session
 
@@ -270,6 +289,48 @@ def test_a_killed_worker_ends_the_run_and_leaves_nothing(placement: str, victim:
     assert not ours_in_shm()
 
 
+@pytest.mark.parametrize(("placement", "victim"), [("split", "line"), ("staged", "risk")])
+def test_a_stopped_worker_ends_the_run_and_leaves_nothing(placement: str, victim: str) -> None:
+    instruments, rows = feed_rows(7, 60_000, 0)
+    session = session_of(
+        placement, Config(strategy=BOTH), instruments, [iter([rows])], Path(), lambda batch: None, hung_s=0.8
+    )
+    session.speed = 1.0  # some seconds of records, so that the run is not over before
+
+    def stop_after_a_while(inputs: int) -> None:
+        worker = next((p for p in multiprocessing.active_children() if p.name == victim), None)
+        if inputs > 1000 and worker is not None and worker.pid is not None and state_of(worker.pid) not in "TX":
+            os.kill(worker.pid, signal.SIGSTOP)
+
+    with pytest.raises(WorkerDied, match=rf"worker {victim} has not moved for 0.8 s after seq \d+: ") as died:
+        session.run(stop_after_a_while)
+    assert died.value.retriable
+    assert not multiprocessing.active_children()
+    assert not ours_in_shm()
+
+
+@pytest.mark.parametrize("placement", PLACED)
+def test_a_strategy_that_does_not_return_ends_the_run_and_leaves_nothing(placement: str, base: Path) -> None:
+    instruments, rows = feed_rows(7, 20_000, 0)
+    config = Config(strategy=(StrategyConfig(name="bad", path="quoter.py:spins"),))
+    session = session_of(placement, config, instruments, [iter([rows])], base, lambda batch: None, hung_s=0.8)
+    worker = "line" if placement == "split" else "signals"
+    with pytest.raises(WorkerDied, match=f"worker {worker} has not moved for 0.8 s.* a strategy does not return"):
+        session.run()
+    assert not multiprocessing.active_children()
+    assert not ours_in_shm()
+
+
+def test_a_slow_strategy_is_not_taken_for_one_that_hangs(base: Path) -> None:
+    """What one input takes counts, not what a batch of them does."""
+    instruments, rows = feed_rows(7, 200, 0)
+    config = Config(strategy=(StrategyConfig(name="slow", path="quoter.py:sleeps"),))
+    session = session_of("split", config, instruments, [iter([rows])], base, lambda batch: None, hung_s=0.5)
+    began = time.monotonic()
+    session.run()
+    assert time.monotonic() - began - session.starting_s > 1.0
+
+
 def test_refuses_a_core_that_this_machine_has_not() -> None:
     instruments, rows = feed_rows(7, 100, 0)
     config = Config(runtime=RuntimeConfig(placement="split", cores=(4095,)))
@@ -278,10 +339,12 @@ def test_refuses_a_core_that_this_machine_has_not() -> None:
     assert not ours_in_shm()
 
 
-def _paced_run(told: Path) -> None:
+def _paced_run(told: Path, hung_s: float) -> None:
     """A run at the feed's own speed that writes down its workers' pids."""
     instruments, rows = feed_rows(7, 60_000, 0)
-    session = session_of("split", Config(strategy=BOTH), instruments, [iter([rows])], Path(), lambda batch: None)
+    session = session_of(
+        "split", Config(strategy=BOTH), instruments, [iter([rows])], Path(), lambda batch: None, hung_s=hung_s
+    )
     session.speed = 1.0
 
     def tell(inputs: int) -> None:
@@ -293,29 +356,52 @@ def _paced_run(told: Path) -> None:
     session.run(tell)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 1), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
-def test_a_signal_to_the_run_ends_its_workers_and_leaves_nothing(number: signal.Signals, status: int, tmp_path: Path) -> None:
-    told = tmp_path / "pids"
-    process = multiprocessing.get_context("spawn").Process(target=_paced_run, args=(told,))
+def paced_run(folder: Path, hung_s: float) -> tuple[BaseProcess, list[int]]:
+    """A run in a process of its own that has just begun, and its workers' pids."""
+    told = folder / "pids"
+    process = multiprocessing.get_context("spawn").Process(target=_paced_run, args=(told, hung_s))
     process.start()
-    assert process.pid is not None
     until = time.monotonic() + 120
     while not told.exists():
         assert process.exitcode is None and time.monotonic() < until
         time.sleep(0.02)
-    workers = [int(pid) for pid in told.read_text().split()]
+    return process, [int(pid) for pid in told.read_text().split()]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 1), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_signal_to_the_run_ends_its_workers_and_leaves_nothing(
+    number: signal.Signals, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    process, workers = paced_run(tmp_path, 10.0)
+    assert process.pid is not None
     assert len(workers) == 1
+    assert list(temporary.iterdir())
     os.kill(process.pid, number)
     process.join(30)
     assert process.exitcode == status
-    while any(_runs(pid) for pid in workers):
-        assert time.monotonic() < until, f"workers {workers} outlive their run"
-        time.sleep(0.02)
+    await_end(workers)
     assert not ours_in_shm(process.pid)
+    assert not list(temporary.iterdir())
 
 
-def _runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+def test_a_run_that_was_stopped_with_its_workers_goes_on(tmp_path: Path) -> None:
+    """Whoever is woken first does not count the time in which it slept against the others."""
+    process, workers = paced_run(tmp_path, 1.0)
+    assert process.pid is not None
+    for pid in (*workers, process.pid):
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(1.5)
+    os.kill(process.pid, signal.SIGCONT)
+    time.sleep(0.4)
+    for pid in workers:
+        os.kill(pid, signal.SIGCONT)
+    time.sleep(1.0)
+    assert process.exitcode is None
+    os.kill(process.pid, signal.SIGTERM)
+    process.join(30)
+    assert process.exitcode == 143
+    await_end(workers)
+    assert not ours_in_shm(process.pid)
