@@ -30,10 +30,10 @@ def merge_rows(s, reports, out):
             return n, True
         if source < 0:
             return n, False
-        if admit_feed(s, source, out[n]):
-            out[n].seq = out[n].ts_seq_ns = 0
-            out[n].epoch = 0
-            n += 1
+        admit_feed(s, source, out[n])
+        out[n].seq = out[n].ts_seq_ns = 0
+        out[n].epoch = 0
+        n += 1
         s.head[0].runs = 0
     return n, False
 

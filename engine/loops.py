@@ -206,7 +206,7 @@ def run_logged(owned, rows, first, last):
 
 @kernel(inline=True)
 def run_on(line, source, when, before_ns):
-    """Sequence and handle the candidate that `peek` found, and a feed's next records as long as nothing else can come between.
+    """Sequence and handle the candidate that `peek` found, and a feed's next rows as long as nothing else can come between.
 
     Returns (what the last step said, how many were taken). It stops after a record that logged rows: their logs may be full, and
     an order may be under way.
@@ -214,23 +214,25 @@ def run_on(line, source, when, before_ns):
     s, control = line.sequencer, line.control[0]
     r, reports = line.scratch.input[0], line.paper.reports
     w = s.windows[max(source, 0)]
-    first, seq = w.first + w.at, s.head[0].next_seq
+    first, seq = w.at, s.head[0].next_seq
     n = logged = 0
     while True:
         if source < 0:
             admit_own(s, reports, source, when, r)
-        elif not take_next(s, w, r):
-            break
+        else:
+            take_next(s, w, r)
         n += 1
         timed = r.seq & control.sample_mask == 0
         began = cycles() if timed else np.int64(0)
         logged = step_line(line, r, timed)
         if timed:
             record_value(line.histograms[WHOLE], cycles() - began)
-        if logged != 0 or source < 0 or n == LOOK_EVERY or w.at == w.rows or w.key_ns >= min(before_ns, reports.head[0].next_due):
+        if logged != 0 or source < 0 or w.at != first + n or w.at == w.rows or n == LOOK_EVERY:
+            break  # w.at: rows in between were refused, which ends a run
+        if w.key_ns >= min(before_ns, reports.head[0].next_due):
             break
-    if source >= 0 and n > 0:
-        note_run(s, source, first, n, seq)
+    if source >= 0:
+        note_run(s, source, w.first + first, n, seq)
     return logged, n
 
 

@@ -185,8 +185,7 @@ def sequence(line, inputs, safe):
             break
         r = slots[(head(cursors) + written) & wrap]
         if source >= 0:
-            if not admit_feed(s, source, r):
-                continue
+            admit_feed(s, source, r)
         else:
             admit_own(s, reports, source, when, r)
         safe = min(safe, r.ts_seq_ns + return_ns)

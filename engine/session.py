@@ -80,8 +80,8 @@ class Session:
             intake.begin()
             if intake.ahead is None:
                 intake.ahead = empty(0)
-            open_window(sequencer, number, *intake.turn())
-        times = [int(w["key_ns"]) for w in sequencer.windows if w["rows"]]
+            self._turn(number)
+        times = [int(w["key_ns"]) for w in sequencer.windows if w["at"] < w["rows"]]
         first = min(times) if times else 0
         self.first_ns = first
         start_timers(sequencer, first, self.timer_origin_ns)
@@ -127,10 +127,19 @@ class Session:
 
     def _refill(self) -> None:
         sequencer = self.built.line.sequencer
-        for number, intake in enumerate(self.intakes):
+        for number in range(len(self.intakes)):
             w = sequencer.windows[number]
             if w["at"] == w["rows"] and not w["final"]:
-                open_window(sequencer, number, *intake.turn())
+                self._turn(number)
+
+    def _turn(self, number: int) -> None:
+        """Open a feed's next window that has a record to let in, or its last one."""
+        sequencer = self.built.line.sequencer
+        w = sequencer.windows[number]
+        while True:
+            open_window(sequencer, number, *self.intakes[number].turn())
+            if w["at"] < w["rows"] or w["final"]:
+                return
 
     def _hand_over(self) -> None:
         line = self.built.line

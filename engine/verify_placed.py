@@ -25,7 +25,7 @@ from engine.run_folder import Run
 from engine.summary import Tally
 from transport import blobs
 from transport.log_reader import LogReader
-from transport.records import CANCEL_ALL, COMMAND, FEED_BASE, FLATTEN, REC, SLOT_BYTES, empty
+from transport.records import EVENT_END, FEED_BASE, STATUS, copied, empty
 
 STAGE_OF = {INPUT_LOG: "ingest"}  # whose log it is, where it is not named so
 
@@ -73,26 +73,18 @@ def _run(run: Run, config: Config, built: Built, placement: str, folder: Path, p
 def records_of_feeds(log: LogReader) -> Iterator[Rows]:
     """The records of every feed, byte for byte, as one feed in the log's order: their sources need no telling apart.
 
-    Time had moved on, and called the timers due until then, with records that are not in the log: refused before the first and
-    behind the last, or not yet journaled when the log was cut off. A slot of no kind, which INGEST refuses, stands for them.
+    A log that was cut off may end with what a record called that it does not have: a timer, or the market up to a report. One
+    record more, later than all that is compared, stands for it.
     """
-    yield _nothing_at(int(log.rows(0, 1)["ts_seq_ns"][0]))
-    last_ns, ended = 0, False
+    last_ns = 0
     for _, rows in log.blocks():
-        closing = np.flatnonzero((rows["kind"] == COMMAND) & ((rows["action"] == CANCEL_ALL) | (rows["action"] == FLATTEN)))
-        if not ended:  # once the feeds and all they caused have ended, the line closes and its own reports call the timers
-            ended = len(closing) > 0
-            last_ns = int(rows["ts_seq_ns"][closing[0] if ended else -1])
-        slots = rows.view(np.uint8).reshape(-1, SLOT_BYTES)
-        yield slots[rows["source_id"] >= FEED_BASE].reshape(-1).view(REC)
-    yield _nothing_at(last_ns)
-
-
-def _nothing_at(when_ns: int) -> Rows:
-    """A slot that INGEST refuses, at `when_ns`."""
-    slot = empty(1)
-    slot["ts_recv_ns"] = when_ns
-    return slot
+        last_ns = int(rows["ts_seq_ns"][-1])
+        yield copied(rows, rows["source_id"] >= FEED_BASE)
+    if not log.closed:
+        further = empty(1)
+        further["kind"], further["flags"], further["source_id"] = STATUS, EVENT_END, FEED_BASE
+        further["ts_recv_ns"] = last_ns
+        yield further
 
 
 def _compare(

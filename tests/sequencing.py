@@ -33,8 +33,7 @@ def _sequence(owned, owned_reports, out, n):
         if full(s):
             return n, _FULL
         if source >= 0:
-            if not admit_feed(s, source, out[n]):
-                continue
+            admit_feed(s, source, out[n])
         else:
             admit_own(s, reports, source, when, out[n])
         n += 1

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from handlers.domain import reasons
+from handlers.domain.borrowed import borrow
 from handlers.domain.memory import copy_slot, prefetch_slot, slot_at, zero_slot
 from handlers.domain.queue import NEVER, Queue, new_queue, pop, push
 from transport.compiled import kernel
@@ -59,7 +60,7 @@ WINDOW = np.dtype(
         ("first", "i8"),  # row number of that slot within the feed
         ("at", "i8"), ("rows", "i8"),  # next slot, and how many there are
         ("final", "i8"),  # the feed has no window after this one
-        ("key_ns", "i8"),  # time of the slot at `at`; NEVER when the feed has ended
+        ("key_ns", "i8"),  # time of the slot at `at`, which may enter the line; NEVER when the feed has ended
         ("rank", "i8"),
     ]
 )  # fmt: skip
@@ -95,13 +96,13 @@ def new_sequencer(
 
 
 def open_window(s: Sequencer, feed: int, rows: np.ndarray, first: int, final: bool) -> None:
-    """Give feed `feed` its next window; the caller keeps `rows` alive until its runs are journaled."""
+    """Give feed `feed` its next window, which may hold no record that is let in; `rows` is kept until its runs are journaled."""
     w = s.windows[feed]
     assert w["at"] == w["rows"], "the window before this one is not used up"
-    last = int(w["key_ns"]) if w["key_ns"] != NEVER else -(2**62)
+    last = int(w["key_ns"]) if w["key_ns"] != NEVER else -NEVER
     w["address"] = rows.ctypes.data if len(rows) else 0
-    w["first"], w["at"], w["rows"], w["final"] = first, 0, len(rows), final
-    w["key_ns"] = max(last, int(rows[0]["ts_recv_ns"])) if len(rows) else (NEVER if final else last)
+    w["first"], w["at"], w["rows"], w["final"], w["key_ns"] = first, 0, len(rows), final, last
+    seek_first(s, feed)
 
 
 def start_timers(s: Sequencer, first_ns: int, origin_ns: int = 0) -> None:
@@ -196,26 +197,42 @@ def stamp_input(s, r, when):
 
 
 @kernel(inline=True)
-def take_next(s, w, r):
-    """Take the next record of window `w` into `r`; False when it was refused, counted, and given no `seq`. Its run is not noted."""
-    source = slot_at(w.address + w.at * SLOT_BYTES)
-    prefetch_slot(w.address + (w.at + AHEAD) * SLOT_BYTES)
-    when = w.key_ns
-    w.at += 1
-    if w.at < w.rows:
-        following = slot_at(w.address + w.at * SLOT_BYTES).ts_recv_ns
-        if following > w.key_ns:
-            w.key_ns = following
-    elif w.final:
-        w.key_ns = NEVER
-    reason = refusal(source, s.head[0].instruments)
-    if reason:
+def seek(s, w):
+    """Move window `w` on to its next record that may enter the line, count those that may not, and set its time by that one.
+
+    A refused record has no effect at all: it moves no time and calls no timer, for the journal does not know it.
+    """
+    head = s.head[0]
+    while w.at < w.rows:
+        source = slot_at(w.address + w.at * SLOT_BYTES)
+        reason = refusal(source, head.instruments)
+        if reason == 0:
+            if source.ts_recv_ns > w.key_ns:
+                w.key_ns = source.ts_recv_ns
+            return
         s.counters[reason] += 1
-        s.head[0].refused += 1
-        return False
-    copy_slot(r, source)
+        head.refused += 1
+        w.at += 1
+    if w.final:
+        w.key_ns = NEVER
+
+
+@kernel
+def seek_first(owned, feed):
+    """`seek` for Python, after it has opened a window."""
+    s = borrow(owned)
+    seek(s, s.windows[feed])
+
+
+@kernel(inline=True)
+def take_next(s, w, r):
+    """Take the record that window `w` stands at into `r`, stamped; its run is the caller's to note."""
+    address, when = w.address + w.at * SLOT_BYTES, w.key_ns
+    copy_slot(r, slot_at(address))
+    prefetch_slot(address + AHEAD * SLOT_BYTES)
+    w.at += 1
+    seek(s, w)
     stamp_input(s, r, when)
-    return True
 
 
 @kernel(inline=True)
@@ -223,10 +240,8 @@ def admit_feed(s, f, r):
     """`take_next` of feed `f`, noted."""
     w = s.windows[f]
     row = w.first + w.at
-    if not take_next(s, w, r):
-        return False
+    take_next(s, w, r)
     note_run(s, f, row, 1, r.seq)
-    return True
 
 
 @kernel

@@ -51,16 +51,16 @@ def by_sort(feeds: list[np.ndarray], own: list[tuple[int, int, int]]) -> list[tu
     """(time, kind, price or number) in the order that the rules give, the two closing commands left out."""
     found = [(due, rank, n, COMMAND if rank == 1 else ACK, n) for due, rank, n in own]
     for f, rows in enumerate(feeds):
-        keys = accumulate(rows["ts_recv_ns"].tolist(), max)
-        told = zip(keys, rows["kind"].tolist(), rows["price_ticks"].tolist(), strict=True)
+        entered = rows["kind"] != ORDER  # the others are as if they were not there
+        keys = accumulate(rows["ts_recv_ns"][entered].tolist(), max)
+        told = zip(keys, rows["kind"][entered].tolist(), rows["price_ticks"][entered].tolist(), strict=True)
         found += [(key, 4 + f, k, kind, price) for k, (key, kind, price) in enumerate(told)]
     out, due = [], 1000 + TIMER_NS
     for time, _, _, kind, number in sorted(found):
         while due <= time:
             out.append((due, TIMER, 0))
             due += TIMER_NS
-        if kind != ORDER:
-            out.append((time, kind, number))
+        out.append((time, kind, number))
     return out
 
 
