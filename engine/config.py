@@ -94,6 +94,7 @@ class RiskConfig(Section, frozen=True):
     """`[risk]`: limits checked for every child order; "off" where a limit may be absent."""
 
     position_max: Decimal | None = None  # an instrument's, in quantity; off: none suits both a coin and a future
+    position_total_max: Decimal | None = None  # all instruments, in quantity; off: contracts add up, coins of two kinds do not
     notional_max: Decimal = Decimal(10_000_000)  # an instrument, account currency; ten times the default cash
     notional_total_max: Decimal = Decimal(100_000_000)  # all instruments: ten at their limit
     price_collar_bp: Annotated[int, Meta(ge=1, le=1_000_000)] = 500  # 5 % off the top of book is a mistake, not a price
@@ -101,7 +102,7 @@ class RiskConfig(Section, frozen=True):
     orders_burst: Count = 1000  # one second's worth at once
     stale_data_ms: Millis = 5000  # fifty missed updates of a 100 ms book; 0 = never stale
     duplicate_window_us: Micros = 0  # off: two equal orders of two strategies are no mistake
-    open_orders_max: Annotated[int, Meta(ge=1, le=65536)] = 256  # of a strategy; above venues' own 200 an instrument
+    open_orders_max: Annotated[int, Meta(ge=1, le=4096)] = 256  # of the line, half its table at most; above venues' own 200 an instrument
 
 
 class StrategyConfig(Section, frozen=True):
@@ -198,8 +199,11 @@ def _wrong_money(config: Config) -> Iterator[tuple[str, str]]:
             yield key, f"{amount} is finer than {account.money_decimals} money_decimals"
     if risk.notional_max > risk.notional_total_max:
         yield "risk.notional_max", f"{risk.notional_max} is above notional_total_max, {risk.notional_total_max}"
-    if risk.position_max is not None and risk.position_max <= 0:
-        yield "risk.position_max", f'{risk.position_max} must be above 0, or "{OFF}"'
+    for key, limit in (("position_max", risk.position_max), ("position_total_max", risk.position_total_max)):
+        if limit is not None and limit <= 0:
+            yield f"risk.{key}", f'{limit} must be above 0, or "{OFF}"'
+    if risk.position_max is not None and risk.position_total_max is not None and risk.position_max > risk.position_total_max:
+        yield "risk.position_max", f"{risk.position_max} is above position_total_max, {risk.position_total_max}"
     yield from _wrong_fees(account)
 
 

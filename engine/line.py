@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -33,6 +34,7 @@ from transport.records import (
 )  # fmt: skip
 
 UNLIMITED = 2**62
+LOT_UNITS_MAX = 2**32  # of two lots' common unit: 2**30 of the coarsest, many times what is traded, still fit int64
 
 
 @dataclass
@@ -113,18 +115,38 @@ def _limits(config: Config, instruments: Sequence[Instrument]) -> tuple[np.ndarr
     rules = config.risk
     limits = np.zeros(max(1, len(instruments)), LIMITS)
     for row, instrument in zip(limits, instruments, strict=False):
-        limit = rules.position_max
-        row["position_max_lots"] = UNLIMITED if limit is None else int(Fraction(limit) / Fraction(instrument.lot))
+        row["position_max_lots"] = _whole(rules.position_max, Fraction(instrument.lot))
         row["notional_max"] = money_units(rules.notional_max, config, "risk.notional_max")
         row["qty_max_lots"] = 2**40
         row["collar_bp"] = rules.price_collar_bp
         row["stale_ns"] = rules.stale_data_ms * 1_000_000
     line = np.zeros(1, LINE_LIMITS)
+    line["position_total_max"] = UNLIMITED
+    if rules.position_total_max is not None and instruments:
+        unit = _common_unit(instruments)
+        limits["lot_units"] = [int(Fraction(i.lot) / unit) for i in instruments]
+        line["position_total_max"] = _whole(rules.position_total_max, unit)
     line["notional_total_max"] = money_units(rules.notional_total_max, config, "risk.notional_total_max")
     line["rate"], line["burst"] = rules.orders_per_second_max, rules.orders_burst
     line["duplicate_ns"] = rules.duplicate_window_us * 1000
     line["open_orders_max"] = rules.open_orders_max
     return limits, line
+
+
+def _whole(limit: Decimal | None, unit: Fraction) -> int:
+    """A quantity in whole `unit`s, rounded down; UNLIMITED for None and for what is as much."""
+    return UNLIMITED if limit is None else min(UNLIMITED, int(Fraction(limit) / unit))
+
+
+def _common_unit(instruments: Sequence[Instrument]) -> Fraction:
+    """The largest quantity that every instrument's lot is a whole multiple of; raises ConfigError for lots too far apart."""
+    lots = [Fraction(i.lot) for i in instruments]
+    finest = math.lcm(*(lot.denominator for lot in lots))
+    unit = Fraction(math.gcd(*(int(lot * finest) for lot in lots)), finest)
+    for lot, instrument in zip(lots, instruments, strict=True):
+        if lot / unit > LOT_UNITS_MAX:
+            raise ConfigError(f"risk.position_total_max: the lot of {instrument.name} is more than {LOT_UNITS_MAX} times {unit}")
+    return unit
 
 
 def build_line(config: Config, instruments: Sequence[Instrument], feeds: int, epoch: int, base: Path) -> Built:

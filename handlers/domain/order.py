@@ -13,7 +13,9 @@ from __future__ import annotations
 import numpy as np
 
 from transport.compiled import kernel
+from transport.records import ACCEPTED, ACK, AMEND, AMENDED, CANCEL, CANCELLED, FILL, REJECT
 
+TABLE_SLOTS = 8192  # of the tables that RISK and ORDERS keep; room for half as many open orders is certain
 STATES = (
     "INITIALISED", "DENIED", "SUBMITTED", "ACCEPTED", "PARTIALLY_FILLED", "FILLED", "PENDING_CANCEL", "PENDING_AMEND",
     "CANCELLED", "REJECTED", "EXPIRED",
@@ -74,7 +76,8 @@ NEXT, DISPOSITION = _build()
 ORDER_SLOT = np.dtype(
     [
         ("order_id", "i8"),  # 0 marks a free slot
-        ("price_ticks", "i8"), ("qty_lots", "i8"), ("filled_lots", "i8"), ("leaves_lots", "i8"), ("ts_seq_ns", "i8"),
+        ("price_ticks", "i8"), ("qty_lots", "i8"), ("filled_lots", "i8"), ("leaves_lots", "i8"),
+        ("wanted_lots", "i8"),  # quantity that the amend on its way asks for; 0 when none is
         ("instrument_id", "u4"), ("strategy_id", "u4"),
         ("side", "u1"), ("state", "u1"), ("order_type", "u1"), ("tif", "u1"), ("unused", "u1", (4,)),
     ]
@@ -128,7 +131,7 @@ def count_open(table):
 
 
 @kernel
-def insert(table, order_id, instrument_id, strategy_id, side, order_type, tif, price_ticks, qty_lots, ts_seq_ns):
+def insert(table, order_id, instrument_id, strategy_id, side, order_type, tif, price_ticks, qty_lots):
     """Index of the new entry, INITIALISED; -1 when its id is 0 or taken, or no slot is free within an eighth of the table."""
     if order_id == 0:
         return -1
@@ -141,8 +144,7 @@ def insert(table, order_id, instrument_id, strategy_id, side, order_type, tif, p
             slot.order_id, slot.instrument_id, slot.strategy_id = order_id, instrument_id, strategy_id
             slot.side, slot.order_type, slot.tif = side, order_type, tif
             slot.price_ticks, slot.qty_lots, slot.leaves_lots = price_ticks, qty_lots, qty_lots
-            slot.filled_lots = 0
-            slot.ts_seq_ns = ts_seq_ns
+            slot.filled_lots = slot.wanted_lots = 0
             slot.state = INITIALISED
             return i
         i = (i + 1) & (len(table) - 1)
@@ -162,7 +164,7 @@ def remove(table, hole):
             table[hole] = table[i]
             hole = i
     free = table[hole]
-    free.order_id = free.price_ticks = free.qty_lots = free.filled_lots = free.leaves_lots = free.ts_seq_ns = 0
+    free.order_id = free.price_ticks = free.qty_lots = free.filled_lots = free.leaves_lots = free.wanted_lots = 0
     free.instrument_id = free.strategy_id = 0
     free.side = free.state = free.order_type = free.tif = 0
 
@@ -184,35 +186,93 @@ def transition(slot, event):
     return DISPOSITION[state, event]
 
 
+@kernel(inline=True)
+def exposed_lots(slot):
+    """Lots of an open order that may still fill; while an amend is on its way, the larger of before and after it."""
+    return max(slot.qty_lots, slot.wanted_lots) - slot.filled_lots
+
+
+@kernel(inline=True)
+def may_amend(slot):
+    """One change at a time: neither an amend nor a cancel of the order is on its way."""
+    return slot.wanted_lots == 0 and DISPOSITION[slot.state, AMEND_REQUEST] == APPLY
+
+
+@kernel
+def request_amend(slot, qty_lots):
+    """An amend to `qty_lots` > 0 as a whole leaves; returns the disposition, INVALID where `may_amend` says no."""
+    if not may_amend(slot):
+        return INVALID
+    slot.wanted_lots = qty_lots
+    return np.int64(transition(slot, AMEND_REQUEST))
+
+
 @kernel
 def fold_fill(slot, qty_lots, leaves_lots):
     """Fold a fill of `qty_lots`, after which the venue has `leaves_lots` open; returns the disposition.
 
-    INVALID, nothing changed, without lots or with more than the order has unfilled. What is left is counted here, not taken from
-    the venue, since two fills may arrive in the wrong order; the order is FILLED when either count says so.
+    INVALID, nothing changed, without lots or with more than can be unfilled. What is left is counted here, not taken from the
+    venue, since two fills may arrive in the wrong order, or one before the amend that made room for it; the order is FILLED
+    when either count says so.
     """
-    if qty_lots <= 0 or qty_lots > slot.qty_lots - slot.filled_lots:
+    if qty_lots <= 0 or qty_lots > exposed_lots(slot):
         return INVALID
     disposition = transition(slot, FILL_WHOLE if leaves_lots == 0 else PARTIAL_FILL)
     if disposition == APPLY or disposition == LATE:
         slot.filled_lots += qty_lots
-        if disposition == APPLY and slot.filled_lots == slot.qty_lots:
+        if disposition == APPLY and exposed_lots(slot) == 0:
             slot.state = FILLED
-        slot.leaves_lots = 0 if is_terminal(slot.state) else slot.qty_lots - slot.filled_lots
+        slot.leaves_lots = 0 if is_terminal(slot.state) else max(0, slot.qty_lots - slot.filled_lots)
     return np.int64(disposition)
 
 
 @kernel
-def fold_amend(slot, price_ticks, qty_lots):
-    """Fold an AMEND_ACK: the order's new price and whole quantity; returns the disposition.
+def fold_amend(slot, price_ticks, before_lots, leaves_lots):
+    """Fold an AMEND_ACK: a new price, and `leaves_lots` open where the venue had `before_lots`; returns the disposition.
 
-    An order amended down to what is filled already has nothing left to do: it is FILLED, with that quantity.
+    The difference counts, not the number: a fill that the venue made before the amend may be told after it. DUPLICATE when no
+    amend is on its way. An order amended down to what is filled already has nothing left to do: it is FILLED.
     """
+    if slot.wanted_lots == 0:
+        return DUPLICATE
+    qty = slot.qty_lots + leaves_lots - before_lots
+    if leaves_lots < 0 or qty < slot.filled_lots:
+        return INVALID
     disposition = transition(slot, AMEND_ACK)
     if disposition == APPLY:
-        slot.price_ticks = price_ticks
-        slot.qty_lots = max(qty_lots, slot.filled_lots)
-        slot.leaves_lots = slot.qty_lots - slot.filled_lots
+        slot.price_ticks, slot.qty_lots, slot.wanted_lots = price_ticks, qty, 0
+        slot.leaves_lots = qty - slot.filled_lots
         if slot.leaves_lots == 0:
             slot.state = FILLED
     return np.int64(disposition)
+
+
+@kernel
+def event_of(r):
+    """Which event of the order's life a report is."""
+    if r.kind == FILL:
+        return FILL_WHOLE if r.leaves_lots == 0 else PARTIAL_FILL
+    if r.kind == REJECT:
+        if r.action == CANCEL:
+            return CANCEL_REJECT
+        return AMEND_REJECT if r.action == AMEND else REJECT_NEW
+    if r.action == ACCEPTED:
+        return ACCEPT
+    if r.action == CANCELLED:
+        return CANCEL_ACK
+    return AMEND_ACK if r.action == AMENDED else EXPIRE
+
+
+@kernel
+def fold_report(slot, r):
+    """Fold an ACK, REJECT or FILL into its order; returns the disposition. RISK and ORDERS both do, so their tables agree."""
+    if r.kind == FILL:
+        return fold_fill(slot, r.qty_lots, r.leaves_lots)
+    if r.kind == ACK and r.action == AMENDED:
+        return fold_amend(slot, r.price_ticks, r.qty_lots, r.leaves_lots)
+    event = event_of(r)
+    disposition = np.int64(transition(slot, event))
+    if event == AMEND_REJECT and slot.wanted_lots != 0:
+        slot.wanted_lots = 0
+        return APPLY  # also when a refused cancel has made the order ACCEPTED in between
+    return disposition

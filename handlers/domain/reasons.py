@@ -62,7 +62,6 @@ TABLE_FULL = 303
 INVALID_TRANSITION = 304
 IOC_REMAINDER = 305
 FOK_UNFILLED = 306
-DUPLICATE_REPORT = 307
 LATE_FILL = 308
 OVERFILL = 309
 
@@ -93,7 +92,7 @@ DOC: dict[int, str] = {
     FORBIDDEN_KIND: "record of a kind that its source may not send",
     OUT_OF_RANGE: "number is impossible in its field",
     POSITION_LIMIT: "position in the instrument could pass its limit",
-    TOTAL_POSITION_LIMIT: "lots held over all instruments could pass their limit",
+    TOTAL_POSITION_LIMIT: "quantity held over all instruments could pass its limit",
     NOTIONAL_LIMIT: "notional of the instrument could pass its limit",
     TOTAL_NOTIONAL_LIMIT: "notional over all instruments could pass its limit",
     OPEN_ORDERS_LIMIT: "as many orders are open as may be",
@@ -108,16 +107,15 @@ DOC: dict[int, str] = {
     BAD_QTY: "quantity is not positive or above that of the largest order",
     BAD_PRICE: "price of a limit order is not one the market can have",
     IN_WARMUP: "history is still being fed: no order may come of it",
-    UNKNOWN_INTENT: "intent has an action, type or time in force that does not exist",
-    FORGED_KIND: "strategy wrote a row that is neither intent nor signal",
-    OPERATOR: "operator's command",
+    UNKNOWN_INTENT: "action, type, time in force or state asked for does not exist",
+    FORGED_KIND: "row of a kind or from a source that this edge may not carry",
+    OPERATOR: "operator's command set the trading state",
     NO_LIQUIDITY: "nothing on the other side of the book to trade with",
     UNKNOWN_ORDER: "no open order has this id",
     TABLE_FULL: "table of open orders has no room",
     INVALID_TRANSITION: "report or request that cannot be in the order's state",
     IOC_REMAINDER: "rest of an immediate-or-cancel order",
     FOK_UNFILLED: "fill-or-kill order that could not be filled whole",
-    DUPLICATE_REPORT: "report says what is already known",
     LATE_FILL: "fill after the order had ended; its lots count",
     OVERFILL: "fill of more lots than the order has left",
 }

@@ -19,11 +19,10 @@ from handlers.domain.rows import stamp
 from handlers.orders.brokers.paper import report, submit
 from transport.compiled import kernel
 from transport.records import (
-    ACCEPTED, ACK, AFTER_FILL, AMEND, AMENDED, ASK, AT_END, BID, BY_ORDERS, CANCEL, CANCELLED, COMMAND, END_OF_FEED, FILL, MARKED, ORDER,
+    ACK, AFTER_FILL, AMEND, ASK, AT_END, BID, BY_ORDERS, BY_RISK, CANCEL, COMMAND, END_OF_FEED, FILL, MARKED, ORDER,
     POSITION, REJECT, SET_CASH, SET_POSITION, TIMER,
 )  # fmt: skip
 
-TABLE_SLOTS = 8192  # open orders a line may have is at most half of this
 OUT_ROWS = 9500  # of one input: a cancel an open order, or a mark an account
 ORDERS_STATE = np.dtype([("cash", "i8"), ("sent", "i8"), ("invalid", "i8"), ("late", "i8"), ("duplicate", "i8")])
 
@@ -40,7 +39,7 @@ class OrdersState(NamedTuple):
 def new_orders(strategies: int, instruments: int, terms: np.ndarray) -> OrdersState:
     """Room for every account of the line."""
     accounts = max(1, strategies) * max(1, instruments)
-    return OrdersState(np.zeros(1, ORDERS_STATE), life.new_table(TABLE_SLOTS), np.zeros(accounts, POSITION_STATE), terms)
+    return OrdersState(np.zeros(1, ORDERS_STATE), life.new_table(life.TABLE_SLOTS), np.zeros(accounts, POSITION_STATE), terms)
 
 
 @kernel(inline=True)
@@ -81,7 +80,7 @@ def send_order(state, paper, cause, row, out, n):
     """Enter an ORDER in the table and send it."""
     at = life.insert(
         state.table, row.order_id, row.instrument_id, row.strategy_id, row.side, row.order_type, row.tif, row.price_ticks,
-        row.qty_lots, row.ts_seq_ns,
+        row.qty_lots,
     )  # fmt: skip
     if at < 0:
         return refuse(state, paper, cause, row, out, n, reasons.TABLE_FULL)
@@ -104,7 +103,10 @@ def send_change(state, paper, cause, row, out, n):
         out[n - 1].reason = reasons.UNKNOWN_ORDER
         return n
     slot = state.table[at]
-    asked = life.transition(slot, life.CANCEL_REQUEST if row.kind == CANCEL else life.AMEND_REQUEST)
+    if row.kind == CANCEL:
+        asked = np.int64(life.transition(slot, life.CANCEL_REQUEST))
+    else:
+        asked = life.request_amend(slot, row.qty_lots)
     if asked != life.APPLY:
         state.line[0].duplicate += 1
         return n
@@ -112,9 +114,15 @@ def send_change(state, paper, cause, row, out, n):
     sent = out[n - 1]
     sent.instrument_id, sent.side = slot.instrument_id, slot.side
     if not submit(paper, sent):
-        life.transition(slot, life.CANCEL_REJECT if row.kind == CANCEL else life.AMEND_REJECT)
-        sent.kind, sent.reason = REJECT, reasons.TABLE_FULL
+        refuse_change(paper, sent)
     return n
+
+
+@kernel
+def refuse_change(paper, sent):
+    """A CANCEL or AMEND that cannot leave: refused here and, since RISK must hear of it, by a report, which ends the request."""
+    report(paper, sent, REJECT, sent.ts_seq_ns, sent.kind, reasons.TABLE_FULL, sent.price_ticks, sent.qty_lots, 0)
+    sent.kind, sent.action, sent.reason = REJECT, sent.kind, reasons.TABLE_FULL
 
 
 @kernel
@@ -126,7 +134,7 @@ def cancel_all(state, paper, cause, out, n):
         at = -1
         for k in range(len(state.table)):
             slot = state.table[k]
-            if slot.order_id > done and slot.order_id < best and slot.order_id != 0 and slot.leaves_lots > 0:
+            if slot.order_id > done and slot.order_id < best and slot.order_id != 0:
                 best, at = slot.order_id, k
         if at < 0:
             return n
@@ -141,8 +149,7 @@ def cancel_all(state, paper, cause, out, n):
         row.instrument_id, row.strategy_id, row.side = slot.instrument_id, slot.strategy_id, slot.side
         row.order_id, row.qty_lots, row.leaves_lots, row.price_ticks = best, slot.qty_lots, slot.leaves_lots, slot.price_ticks
         if not submit(paper, row):
-            life.transition(slot, life.CANCEL_REJECT)
-            row.kind, row.action, row.reason = REJECT, CANCEL, reasons.TABLE_FULL
+            refuse_change(paper, row)
         n += 1
 
 
@@ -202,49 +209,26 @@ def mark_all(state, markets, cause, why, out, n):
 
 
 @kernel
-def event_of(r):
-    """Which event of the order's life a report is."""
-    if r.kind == FILL:
-        return life.FILL_WHOLE if r.leaves_lots == 0 else life.PARTIAL_FILL
-    if r.kind == REJECT:
-        if r.action == CANCEL:
-            return life.CANCEL_REJECT
-        return life.AMEND_REJECT if r.action == AMEND else life.REJECT_NEW
-    if r.action == ACCEPTED:
-        return life.ACCEPT
-    if r.action == CANCELLED:
-        return life.CANCEL_ACK
-    return life.AMEND_ACK if r.action == AMENDED else life.EXPIRE
-
-
-@kernel
 def handle_report(state, markets, r, out, n):
     """Fold a report: the order's life first, then money. A fill is never lost, whatever state its order is in."""
     line = state.line[0]
+    late = False
     at = life.find(state.table, r.order_id)
     if at >= 0:
         slot = state.table[at]
-        if r.kind == FILL:
-            disposition = life.fold_fill(slot, r.qty_lots, r.leaves_lots)
-        else:
-            disposition = np.int64(life.transition(slot, event_of(r)))
+        disposition = life.fold_report(slot, r)
         if disposition == life.DUPLICATE:
             line.duplicate += 1
             return n
-        if disposition == life.INVALID:
+        if disposition == life.INVALID:  # told, and the money of a fill still counts
             line.invalid += 1
             n = copy_row(r, r, out, n)
             out[n - 1].kind = REJECT
-            out[n - 1].reason = reasons.INVALID_TRANSITION  # more than the order had, say: told, and its money still counts
-        elif r.kind == ACK and r.action == AMENDED:
-            slot.leaves_lots = r.leaves_lots
-            slot.qty_lots = slot.filled_lots + r.leaves_lots
-            slot.price_ticks = r.price_ticks
-            if r.leaves_lots == 0:  # amended down to what was filled: nothing is left to do
-                slot.state = life.FILLED
+            out[n - 1].reason = reasons.OVERFILL if r.kind == FILL else reasons.INVALID_TRANSITION
         if life.is_terminal(slot.state):
             life.remove(state.table, at)
     elif r.kind == FILL:
+        late = True
         line.late += 1
     account = account_of(state, r.strategy_id, r.instrument_id)
     if r.kind == FILL and account >= 0:
@@ -253,6 +237,7 @@ def handle_report(state, markets, r, out, n):
         twice = mid_twice(markets[np.int64(r.instrument_id)])
         n = position_row(state, account, r, AFTER_FILL, r.price_ticks, twice, out, n)
         out[n - 1].order_id = r.order_id
+        out[n - 1].reason = reasons.LATE_FILL if late else 0
     return n
 
 
@@ -283,7 +268,10 @@ def step_orders(state, paper, markets, r, rows, count, out):
         n = handle_report(state, markets, r, out, n)
     for j in range(count):
         row = rows[j]
-        if row.kind == ORDER:
+        if row.source_id != BY_RISK:
+            n = copy_row(row, r, out, n)
+            out[n - 1].kind, out[n - 1].reason = REJECT, reasons.FORGED_KIND
+        elif row.kind == ORDER:
             n = send_order(state, paper, r, row, out, n)
         elif row.kind == CANCEL and row.order_id == 0:
             n = cancel_all(state, paper, r, out, n)

@@ -10,7 +10,8 @@ import numpy as np
 
 from handlers.domain import reasons
 from handlers.domain.book import mid_twice, two_sided
-from handlers.domain.numeric import mul_div
+from handlers.domain.numeric import add_checked, mul_checked, mul_div
+from handlers.domain.order import may_amend
 from transport.compiled import kernel
 from transport.records import BUY, FOK, HALTED, LIMIT_ORDER, MARKET_ORDER, REDUCING, SELL, WARMUP
 
@@ -21,11 +22,13 @@ LIMITS = np.dtype(
         ("qty_max_lots", "i8"),  # of one order
         ("collar_bp", "i8"),  # distance of a limit price from the mid, basis points
         ("stale_ns", "i8"),  # age of the last market record; 0 is off
+        ("lot_units", "i8"),  # a lot in units of `position_total_max`, which lots of all instruments are multiples of; 0 is off
     ]
 )
 LINE_LIMITS = np.dtype(
     [
-        ("notional_total_max", "i8"),  # sum over instruments of |position|, open orders included
+        ("position_total_max", "i8"),  # units; sum over instruments of |position|, open orders included
+        ("notional_total_max", "i8"),  # money units; sum over instruments of |position|, open orders included
         ("rate", "i8"), ("burst", "i8"),  # orders a second, and at once
         ("duplicate_ns", "i8"),  # the same order again within this is refused; 0 is off
         ("open_orders_max", "i8"),
@@ -37,7 +40,12 @@ EXPOSURE = np.dtype(
         ("last_ns", "i8"), ("last_side", "i8"), ("last_qty", "i8"), ("last_price", "i8"), ("last_strategy", "i8"),
     ]
 )  # fmt: skip
-RISK_STATE = np.dtype([("state", "i8"), ("tokens", "i8"), ("tokens_ns", "i8"), ("open_orders", "i8")])
+RISK_STATE = np.dtype(
+    [
+        ("state", "i8"), ("tokens", "i8"), ("tokens_ns", "i8"), ("open_orders", "i8"),
+        ("gross_units", "i8"),  # of `position_total_max`: what every instrument holds and has open, kept up by `move_exposure`
+    ]
+)  # fmt: skip
 PRICE_MAX = 2**40  # ticks; INGEST lets no market price beyond it in
 TOKEN = 1_000_000_000  # an order costs this; `rate` orders a second accrue `rate` a nanosecond
 
@@ -48,6 +56,22 @@ def worst_lots(exposure, side, qty):
     if side == BUY:
         return exposure.net_lots + exposure.open_buy_lots + qty
     return -exposure.net_lots + exposure.open_sell_lots + qty
+
+
+@kernel(inline=True)
+def gross_lots(exposure):
+    """Position of the instrument, either sign, if every open order of its worse side fills and none of the other."""
+    return max(abs(exposure.net_lots + exposure.open_buy_lots), abs(exposure.net_lots - exposure.open_sell_lots))
+
+
+@kernel
+def move_exposure(line, limits, exposure, net, buy, sell):
+    """Change what an instrument holds and has open, in lots, and with it the total over instruments."""
+    before = gross_lots(exposure)
+    exposure.net_lots += net
+    exposure.open_buy_lots += buy
+    exposure.open_sell_lots += sell
+    line.gross_units = add_checked(line.gross_units, mul_checked(gross_lots(exposure) - before, limits.lot_units))
 
 
 @kernel
@@ -91,9 +115,9 @@ def check_state(line, exposure, side, qty):
         return reasons.STATE_HALTED, 0, line.state
     if line.state == REDUCING:
         net = exposure.net_lots
-        room = net - exposure.open_sell_lots if side == SELL else -net - exposure.open_buy_lots
+        room = max(0, net - exposure.open_sell_lots if side == SELL else -net - exposure.open_buy_lots)
         if qty > room:
-            return reasons.STATE_REDUCING, max(room, 0), qty
+            return reasons.STATE_REDUCING, room, qty
     return 0, 0, 0
 
 
@@ -102,21 +126,31 @@ def total_worth(exposures, terms, markets, skip):
     """Money units of every instrument's exposure but `skip`'s, the larger of its two sides, marked to mid."""
     total = 0
     for j in range(len(exposures)):
-        e = exposures[j]
-        lots = max(abs(e.net_lots + e.open_buy_lots), abs(e.net_lots - e.open_sell_lots))
+        lots = gross_lots(exposures[j])
         if j != skip and lots > 0:
             total += mul_div(mul_div(lots, mid_twice(markets[j]), 2), terms[j].num, terms[j].den)
     return total
 
 
 @kernel
-def check_size(line_limits, limits, exposures, terms, markets, i, side, qty):
+def room_in_total(line, line_limits, limits, exposure):
+    """Lots that the instrument may come to hold beside what all others do; it may be below zero."""
+    others = line.gross_units - gross_lots(exposure) * limits.lot_units
+    return (line_limits.position_total_max - others) // limits.lot_units
+
+
+@kernel
+def check_size(line, line_limits, limits, exposures, terms, markets, i, side, qty):
     """Position and notional, of the instrument and in total; an order that at most brings it to zero always passes."""
     lots = worst_lots(exposures[i], side, qty)
     if lots <= 0:
         return 0, 0, 0
     if lots > limits[i].position_max_lots:
         return reasons.POSITION_LIMIT, limits[i].position_max_lots, lots
+    if limits[i].lot_units > 0:
+        room = room_in_total(line, line_limits, limits[i], exposures[i])
+        if lots > room:
+            return reasons.TOTAL_POSITION_LIMIT, room, lots
     worth = mul_div(mul_div(lots, mid_twice(markets[i]), 2), terms[i].num, terms[i].den)
     if worth > limits[i].notional_max:
         return reasons.NOTIONAL_LIMIT, limits[i].notional_max, worth
@@ -127,8 +161,8 @@ def check_size(line_limits, limits, exposures, terms, markets, i, side, qty):
 
 
 @kernel
-def check_rate(line, line_limits, exposure, now_ns, side, qty, price, strategy):
-    """Open orders, duplicates, and a token bucket on the line's clock; an accepted order takes its token here."""
+def check_repeated(line, line_limits, exposure, now_ns, side, qty, price, strategy):
+    """As many orders as may be, and the same order again."""
     if line.open_orders >= line_limits.open_orders_max:
         return reasons.OPEN_ORDERS_LIMIT, line_limits.open_orders_max, line.open_orders
     again = (
@@ -139,6 +173,12 @@ def check_rate(line, line_limits, exposure, now_ns, side, qty, price, strategy):
     )
     if again and now_ns - exposure.last_ns < line_limits.duplicate_ns:
         return reasons.DUPLICATE_ORDER, line_limits.duplicate_ns, now_ns - exposure.last_ns
+    return 0, 0, 0
+
+
+@kernel
+def check_rate(line, line_limits, now_ns):
+    """A token bucket on the line's clock, for orders and amends together; what passes takes its token here."""
     full = line_limits.burst * TOKEN
     waited = min(now_ns - line.tokens_ns, full // line_limits.rate + 1)
     line.tokens = min(full, line.tokens + waited * line_limits.rate)
@@ -146,26 +186,63 @@ def check_rate(line, line_limits, exposure, now_ns, side, qty, price, strategy):
     if line.tokens < TOKEN:
         return reasons.ORDER_RATE, line_limits.rate, line.tokens
     line.tokens -= TOKEN
+    return 0, 0, 0
+
+
+@kernel
+def check_order(state, markets, cause, i, side, qty, order_type, price, tif, strategy):
+    """(reason, limit, observed) of the first check that refuses, reason 0 when all pass."""
+    line, line_limits, limits, exposure = state.line[0], state.line_limits[0], state.limits[i], state.exposures[i]
+    now_ns = cause.ts_seq_ns
+    reason, limit, observed = check_form(limits, side, qty, order_type, price, tif)
+    if reason:
+        return reason, limit, observed
+    reason, limit, observed = check_state(line, exposure, side, qty)
+    if reason:
+        return reason, limit, observed
+    reason, limit, observed = check_market(limits, markets[i], cause, order_type, price)
+    if reason:
+        return reason, limit, observed
+    reason, limit, observed = check_size(line, line_limits, state.limits, state.exposures, state.terms, markets, i, side, qty)
+    if reason:
+        return reason, limit, observed
+    reason, limit, observed = check_repeated(line, line_limits, exposure, now_ns, side, qty, price, strategy)
+    if reason:
+        return reason, limit, observed
+    reason, limit, observed = check_rate(line, line_limits, now_ns)
+    if reason:
+        return reason, limit, observed
     exposure.last_ns, exposure.last_side, exposure.last_qty = now_ns, side, qty
     exposure.last_price, exposure.last_strategy = price, strategy
     return 0, 0, 0
 
 
 @kernel
-def check_order(
-    line, line_limits, limits, exposures, terms, markets, cause, i, side, qty, order_type, price, tif, strategy
-):
-    """(reason, limit, observed) of the first check that refuses, reason 0 when all pass."""
-    reason, limit, observed = check_form(limits[i], side, qty, order_type, price, tif)
+def check_amend(state, markets, cause, order, qty, price, tif):
+    """As `check_order`, of an amend of `order` to `qty` lots as a whole at `price`.
+
+    Its size is checked as that of a new order of the lots it adds, its price as that of the whole; one that adds none and keeps
+    the price needs no market. It makes no order, so neither their number nor a repetition can refuse it.
+    """
+    i, side = np.int64(order.instrument_id), np.int64(order.side)
+    line, line_limits, limits = state.line[0], state.line_limits[0], state.limits[i]
+    added = max(0, qty - order.qty_lots)
+    reason, limit, observed = check_form(limits, side, qty, LIMIT_ORDER, price, tif)
     if reason:
         return reason, limit, observed
-    reason, limit, observed = check_state(line, exposures[i], side, qty)
+    if not may_amend(order):
+        return reasons.INVALID_TRANSITION, 0, np.int64(order.state)
+    reason, limit, observed = check_state(line, state.exposures[i], side, added)
     if reason:
         return reason, limit, observed
-    reason, limit, observed = check_market(limits[i], markets[i], cause, order_type, price)
-    if reason:
-        return reason, limit, observed
-    reason, limit, observed = check_size(line_limits, limits, exposures, terms, markets, i, side, qty)
-    if reason:
-        return reason, limit, observed
-    return check_rate(line, line_limits, exposures[i], cause.ts_seq_ns, side, qty, price, strategy)
+    if added > 0 or price != order.price_ticks:
+        reason, limit, observed = check_market(limits, markets[i], cause, LIMIT_ORDER, price)
+        if reason:
+            return reason, limit, observed
+    if added > 0:
+        reason, limit, observed = check_size(
+            line, line_limits, state.limits, state.exposures, state.terms, markets, i, side, added
+        )
+        if reason:
+            return reason, limit, observed
+    return check_rate(line, line_limits, cause.ts_seq_ns)

@@ -3,8 +3,11 @@
     INPUT (books, reports, commands) ─┐
     SIGNALS ── INTENT ────────────────┴──► checks, in this order ──► ORDER, CANCEL, AMEND │ REJECT with reason, limit, observed
 
-The stage folds its own positions and open orders from the reports in the input log; an order counts as open from the moment it
-is made, so that two intents of one event cannot both pass a limit that one of them fills.
+The stage folds its own positions and open orders from the reports in the input log. What it lets pass counts at once: an order as
+open from the moment it is made, an amend with the lots it adds, so that two intents of one event, or one beside an amend on its
+way, cannot both pass a limit that one of them fills. The lots come back when a report says that they cannot fill any more:
+
+    open lots of a side = sum over its open orders of max(quantity, quantity wanted by the amend on its way) - filled
 """
 
 from __future__ import annotations
@@ -13,15 +16,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from handlers.domain import order as life
 from handlers.domain import reasons
 from handlers.domain.memory import zero_slot
 from handlers.domain.position import POSITION_STATE, apply_fill
 from handlers.domain.rows import stamp
-from handlers.risk.checks import EXPOSURE, RISK_STATE, TOKEN, check_order
+from handlers.risk.checks import EXPOSURE, RISK_STATE, TOKEN, check_amend, check_order, move_exposure
 from transport.compiled import kernel
 from transport.records import (
-    ACCEPTED, ACK, AMEND, AMEND_ORDER, AMENDED, BUY, BY_RISK, BY_SIGNALS, CANCEL, CANCEL_ALL, CANCEL_ORDER, COMMAND,
-    END_OF_FEED, FILL, FLATTEN, HALTED, INTENT, LIMIT_ORDER, MARKET_ORDER, NO_INSTRUMENT, ORDER, PLACE, REJECT, SELL,
+    ACK, ACTIVE, AMEND, AMEND_ORDER, BUY, BY_RISK, BY_SIGNALS, CANCEL, CANCEL_ALL, CANCEL_ORDER, COMMAND,
+    END_OF_FEED, FILL, FLATTEN, HALTED, INTENT, MARKET_ORDER, NO_INSTRUMENT, ORDER, PLACE, REJECT, SELL,
     SET_POSITION, SET_STATE, SIGNAL, TARGET, VERDICT,
 )  # fmt: skip
 
@@ -32,7 +36,7 @@ OPEN_LOTS = np.dtype([("buy", "i8"), ("sell", "i8")])  # of an account: made, an
 
 
 class RiskState(NamedTuple):
-    """One RISK_STATE and LINE_LIMITS; LIMITS and EXPOSURE per instrument; an account per (strategy, instrument).
+    """One RISK_STATE and LINE_LIMITS; LIMITS and EXPOSURE per instrument; an account per (strategy, instrument); open orders.
 
     Account of strategy s (from 1) in instrument i is `(s - 1) * instruments + i`; POSITION_STATE with its open lots beside it.
     """
@@ -43,6 +47,7 @@ class RiskState(NamedTuple):
     exposures: np.ndarray
     positions: np.ndarray
     open_lots: np.ndarray
+    table: np.ndarray
     terms: np.ndarray
 
 
@@ -54,7 +59,7 @@ def new_risk(limits: np.ndarray, line_limits: np.ndarray, strategies: int, terms
     accounts = max(1, strategies) * instruments
     return RiskState(
         line, line_limits, limits, np.zeros(instruments, EXPOSURE), np.zeros(accounts, POSITION_STATE),
-        np.zeros(accounts, OPEN_LOTS), terms,
+        np.zeros(accounts, OPEN_LOTS), life.new_table(life.TABLE_SLOTS), terms,
     )  # fmt: skip
 
 
@@ -69,43 +74,43 @@ def account_of(state, strategy_id, instrument_id):
 @kernel
 def add_open(state, account, instrument, side, lots):
     """Change the open lots of an account and its instrument; `side` BUY or SELL."""
-    exposure = state.exposures[instrument]
-    if side == BUY:
-        state.open_lots[account].buy += lots
-        exposure.open_buy_lots += lots
+    buy, sell = (lots, 0) if side == BUY else (0, lots)
+    state.open_lots[account].buy += buy
+    state.open_lots[account].sell += sell
+    move_exposure(state.line[0], state.limits[instrument], state.exposures[instrument], 0, buy, sell)
+
+
+@kernel
+def fold_order(state, at, r):
+    """Fold a report into the open order `at`; the lots that cannot fill any more come back, and all of them when it has ended."""
+    slot = state.table[at]
+    account, instrument, side = account_of(state, slot.strategy_id, slot.instrument_id), np.int64(slot.instrument_id), slot.side
+    before = life.exposed_lots(slot)
+    life.fold_report(slot, r)
+    if life.is_terminal(slot.state):
+        add_open(state, account, instrument, side, -before)
+        life.remove(state.table, at)
+        state.line[0].open_orders -= 1
     else:
-        state.open_lots[account].sell += lots
-        exposure.open_sell_lots += lots
+        add_open(state, account, instrument, side, life.exposed_lots(slot) - before)
 
 
 @kernel
 def fold_report(state, r):
-    """Fold a report into positions, open lots and the count of open orders."""
+    """Fold a report into its order, if that is open, and a fill into its position, whether or not the order is."""
+    at = life.find(state.table, r.order_id)
+    if at >= 0:
+        fold_order(state, at, r)
     account = account_of(state, r.strategy_id, r.instrument_id)
-    if account < 0:
-        return
-    i = np.int64(r.instrument_id)
-    line = state.line[0]
-    if r.kind == FILL:
+    if r.kind == FILL and account >= 0:
+        i = np.int64(r.instrument_id)
         apply_fill(state.positions[account], r.side, r.qty_lots, abs(r.cash), r.fee)
-        state.exposures[i].net_lots += r.qty_lots if r.side == BUY else -r.qty_lots
-        add_open(state, account, i, r.side, -r.qty_lots)
-        line.open_orders -= 1 if r.leaves_lots == 0 else 0
-    elif r.kind == REJECT:
-        if r.leaves_lots > 0:  # an order that never stood; a refused cancel or amend has nothing to give back
-            add_open(state, account, i, r.side, -r.leaves_lots)
-            line.open_orders -= 1
-    elif r.action == AMENDED:
-        add_open(state, account, i, r.side, r.leaves_lots - r.qty_lots)
-        line.open_orders -= 1 if r.leaves_lots == 0 else 0  # amended down to what was filled: it has ended
-    elif r.action != ACCEPTED and r.leaves_lots > 0:
-        add_open(state, account, i, r.side, -r.leaves_lots)
-        line.open_orders -= 1
+        move_exposure(state.line[0], state.limits[i], state.exposures[i], r.qty_lots if r.side == BUY else -r.qty_lots, 0, 0)
 
 
 @kernel
 def make_order(state, cause, out, n, account, strategy, instrument, side, qty, order_type, price, tif):
-    """Write the ORDER row `n` and count it as open; the checks have passed."""
+    """Write the ORDER row `n` and count it as open; the checks have passed. Without room for it the row is a REJECT."""
     row = out[n]
     zero_slot(row)
     row.kind = ORDER
@@ -118,6 +123,11 @@ def make_order(state, cause, out, n, account, strategy, instrument, side, qty, o
     row.price_ticks = price
     row.tif = tif
     row.order_id = (np.int64(cause.epoch) << (SEQ_BITS + LEG_BITS)) | (cause.seq << LEG_BITS) | np.int64(n)
+    at = life.insert(state.table, row.order_id, instrument, strategy, side, order_type, tif, price, qty)
+    if at < 0:
+        row.kind, row.reason, row.leaves_lots = REJECT, reasons.TABLE_FULL, 0
+        return n + 1
+    life.transition(state.table[at], life.SUBMIT)
     add_open(state, account, instrument, side, qty)
     state.line[0].open_orders += 1
     return n + 1
@@ -149,8 +159,10 @@ def handle_intent(state, markets, cause, intent, out, n):
     if account < 0:
         return refuse(cause, intent, out, n, reasons.UNKNOWN_INSTRUMENT, 0, np.int64(intent.instrument_id))
     i = np.int64(intent.instrument_id)
-    if intent.action == CANCEL_ORDER or intent.action == AMEND_ORDER:
-        return pass_change(state, markets, cause, intent, out, n)
+    if intent.action == CANCEL_ORDER:
+        return pass_cancel(state, cause, intent, out, n)
+    if intent.action == AMEND_ORDER:
+        return handle_amend(state, markets, cause, intent, out, n)
     side, qty = np.int64(intent.side), intent.qty_lots
     if intent.action == TARGET:
         pending = state.open_lots[account].buy - state.open_lots[account].sell
@@ -163,9 +175,8 @@ def handle_intent(state, markets, cause, intent, out, n):
     order_type = np.int64(intent.order_type)
     order_type = MARKET_ORDER if order_type == 0 else order_type
     reason, limit, observed = check_order(
-        state.line[0], state.line_limits[0], state.limits, state.exposures, state.terms, markets, cause, i, side, qty, order_type,
-        intent.price_ticks, np.int64(intent.tif), np.int64(intent.strategy_id),
-    )  # fmt: skip
+        state, markets, cause, i, side, qty, order_type, intent.price_ticks, np.int64(intent.tif), np.int64(intent.strategy_id)
+    )
     if reason:
         return refuse(cause, intent, out, n, reason, limit, observed)
     return make_order(
@@ -174,22 +185,11 @@ def handle_intent(state, markets, cause, intent, out, n):
 
 
 @kernel
-def pass_change(state, markets, cause, intent, out, n):
-    """A cancel always passes; an amend is checked like a limit order of its new size, whether or not that size is larger."""
-    i = np.int64(intent.instrument_id)
-    if intent.action == AMEND_ORDER:
-        reason, limit, observed = check_order(
-            state.line[0], state.line_limits[0], state.limits, state.exposures, state.terms, markets, cause, i,
-            np.int64(intent.side), intent.qty_lots, LIMIT_ORDER, intent.price_ticks, np.int64(intent.tif),
-            np.int64(intent.strategy_id),
-        )  # fmt: skip
-        if reason:
-            return refuse(cause, intent, out, n, reason, limit, observed)
-    elif intent.order_id == 0:
-        return refuse(cause, intent, out, n, reasons.UNKNOWN_ORDER, 0, 0)
+def change_row(cause, intent, kind, out, n):
+    """Write CANCEL or AMEND row `n`: the intent, under our name."""
     row = out[n]
     out[n] = intent
-    row.kind = CANCEL if intent.action == CANCEL_ORDER else AMEND
+    row.kind = kind
     stamp(row, cause, BY_RISK, n)
     row.instrument_id = intent.instrument_id
     row.action = 0
@@ -197,8 +197,43 @@ def pass_change(state, markets, cause, intent, out, n):
 
 
 @kernel
-def cancel_everything(cause, out, n):
+def pass_cancel(state, cause, intent, out, n):
+    """A cancel of an order always passes; whose order it is, and whether it still is one, ORDERS says."""
+    if intent.order_id == 0:
+        return refuse(cause, intent, out, n, reasons.UNKNOWN_ORDER, 0, 0)
+    at = life.find(state.table, intent.order_id)
+    if at >= 0 and state.table[at].strategy_id == intent.strategy_id:
+        life.transition(state.table[at], life.CANCEL_REQUEST)
+    return change_row(cause, intent, CANCEL, out, n)
+
+
+@kernel
+def handle_amend(state, markets, cause, intent, out, n):
+    """Check an amend of one of the strategy's open orders, in the order's own instrument and side, and count what it adds."""
+    at = life.find(state.table, intent.order_id)
+    if at < 0 or state.table[at].strategy_id != intent.strategy_id:
+        return refuse(cause, intent, out, n, reasons.UNKNOWN_ORDER, 0, 0)
+    slot = state.table[at]
+    reason, limit, observed = check_amend(
+        state, markets, cause, slot, intent.qty_lots, intent.price_ticks, np.int64(intent.tif)
+    )
+    if reason:
+        return refuse(cause, intent, out, n, reason, limit, observed)
+    before = life.exposed_lots(slot)
+    life.request_amend(slot, intent.qty_lots)
+    account, instrument = account_of(state, slot.strategy_id, slot.instrument_id), np.int64(slot.instrument_id)
+    add_open(state, account, instrument, slot.side, life.exposed_lots(slot) - before)
+    n = change_row(cause, intent, AMEND, out, n)
+    out[n - 1].instrument_id, out[n - 1].side = slot.instrument_id, slot.side
+    return n
+
+
+@kernel
+def cancel_everything(state, cause, out, n):
     """One CANCEL with order id 0 and no instrument: ORDERS withdraws every open order."""
+    for at in range(len(state.table)):
+        if state.table[at].order_id != 0:
+            life.transition(state.table[at], life.CANCEL_REQUEST)
     row = out[n]
     zero_slot(row)
     row.kind = CANCEL
@@ -222,8 +257,8 @@ def flatten(state, cause, out, n):
 
 
 @kernel
-def change_state(state, cause, out, n, wanted):
-    """Enter a trading state and say so; nothing when it is the present one."""
+def change_state(state, cause, out, n, wanted, reason):
+    """Enter a trading state and say so and why; nothing when it is the present one."""
     line = state.line[0]
     if line.state == wanted:
         return n
@@ -232,6 +267,7 @@ def change_state(state, cause, out, n, wanted):
     zero_slot(row)
     row.kind = VERDICT
     row.state = wanted
+    row.reason = reason
     stamp(row, cause, BY_RISK, n)
     return n + 1
 
@@ -242,19 +278,22 @@ def handle_command(state, r, out):
     if r.action == SET_POSITION:
         account = account_of(state, r.strategy_id, r.instrument_id)
         if account >= 0:
-            state.exposures[np.int64(r.instrument_id)].net_lots += r.qty_lots - state.positions[account].lots
+            i, more = np.int64(r.instrument_id), r.qty_lots - state.positions[account].lots
+            move_exposure(state.line[0], state.limits[i], state.exposures[i], more, 0, 0)
             state.positions[account].lots = r.qty_lots
             state.positions[account].cost = r.basis
         return 0
     if r.action == SET_STATE:
-        n = change_state(state, r, out, 0, r.amount)
-        return cancel_everything(r, out, n) if r.amount == HALTED and n else n
+        if r.amount < ACTIVE or r.amount > HALTED:
+            return refuse(r, r, out, 0, reasons.UNKNOWN_INTENT, HALTED, r.amount)
+        n = change_state(state, r, out, 0, r.amount, reasons.OPERATOR)
+        return cancel_everything(state, r, out, n) if r.amount == HALTED and n else n
     if r.action == CANCEL_ALL:
-        return cancel_everything(r, out, 0)
+        return cancel_everything(state, r, out, 0)
     if r.action == FLATTEN:
-        return flatten(state, r, out, cancel_everything(r, out, 0))
+        return flatten(state, r, out, cancel_everything(state, r, out, 0))
     if r.action == END_OF_FEED:
-        return change_state(state, r, out, 0, HALTED)
+        return change_state(state, r, out, 0, HALTED, 0)
     return 0
 
 

@@ -10,16 +10,17 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 from handlers.domain import reasons
 from tests.golden.oracle_exchange import Book, Exchange, Report, Request, Row, Terms, rounded
+from tests.golden.oracle_risk import Risk
 from transport.records import (
-    ACCEPTED, ACK, AFTER_FILL, AMEND, AMEND_ORDER, AMENDED, AT_END, BOOK_DELTA, BOOK_SNAPSHOT, BUY, BY_ORDERS, BY_RISK, BY_SIGNALS,
-    CANCEL, CANCEL_ALL, CANCEL_ORDER, COMMAND, END_OF_FEED, EVENT_END, FILL, HALTED, INSTRUMENT, INTENT, MARKED, MARKET_ORDER, NO_INSTRUMENT,
-    ORDER, PLACE, POSITION, REJECT, SELL, SET_CASH, START, TARGET, TIMER, TRADE, VERDICT,
+    ACCEPTED, ACK, AFTER_FILL, AMEND, AMENDED, AT_END, BOOK_DELTA, BOOK_SNAPSHOT, BUY, BY_ORDERS, BY_SIGNALS,
+    CANCEL, CANCEL_ALL, COMMAND, END_OF_FEED, EVENT_END, FILL, INSTRUMENT, INTENT, MARKED, NO_INSTRUMENT,
+    ORDER, POSITION, REJECT, SELL, SET_CASH, START, TARGET, TIMER, TRADE,
 )  # fmt: skip
 
 Fields = dict[str, Any]
@@ -138,14 +139,13 @@ def plain_python(handler: Any, **params: Any) -> Callable[[list[float], Input], 
 
 @dataclass
 class Account:
-    """Position of a strategy in an instrument, and its open lots as RISK counts them."""
+    """Position of a strategy in an instrument."""
 
     lots: int = 0
     cost: int = 0
     realised: int = 0
     fees: int = 0
     fills: int = 0
-    open: dict[int, int] = field(default_factory=lambda: {BUY: 0, SELL: 0})
 
     def fill(self, side: int, lots: int, money: int, fee: int) -> None:
         sign = 1 if side == BUY else -1
@@ -177,7 +177,7 @@ class Line:
 
     def __init__(
         self, feeds: Sequence[list[Row]], terms: list[Terms], strategies: Sequence[Callable[[], Any]], position_max: int, *,
-        cash: int, out_ns: int, back_ns: int, timer_ns: int, fast: int, slow: int, volatility: int,
+        total_max: int, cash: int, out_ns: int, back_ns: int, timer_ns: int, fast: int, slow: int, volatility: int,
     ) -> None:  # fmt: skip
         self.feeds, self.at = feeds, [0] * len(feeds)
         self.keys = [f[0].recv_ns for f in feeds]
@@ -186,10 +186,11 @@ class Line:
         self.features = [Features(fast, slow, volatility) for _ in terms]
         self.steps = [[make() for make in strategies] for _ in terms]
         self.accounts = [Account() for _ in range(len(strategies) * self.count)]
-        self.position_max, self.opening_cash, self.cash = position_max, cash, 0
+        self.judge = Risk(self.accounts, self.count, position_max, total_max)
+        self.opening_cash, self.cash = cash, 0
         self.timer_ns, self.timer_due, self.timers = timer_ns, min(self.keys) + timer_ns, 0
         self.table: dict[int, Open] = {}
-        self.state, self.seq, self.now, self.phase = 0, 0, 0, 0
+        self.seq, self.now, self.phase = 0, 0, 0
         self.commands: list[Input] = []
         self.signals: list[Fields] = []
         self.risk: list[Fields] = []
@@ -246,7 +247,7 @@ class Line:
         for cause in self.inputs():
             intents = self.decide(cause) if cause.market else []
             self.signals += intents
-            made = self.check(cause, intents)
+            made = self.judge.check(cause, intents)
             self.risk += made
             self.orders += self.send(cause, made)
 
@@ -265,62 +266,6 @@ class Line:
             if wanted is not None:
                 out.append(cause.row(BY_SIGNALS, len(out), INTENT, strategy_id=k, **wanted))
         return out
-
-    def account(self, strategy: int, instrument: int) -> Account:
-        return self.accounts[(strategy - 1) * self.count + instrument]
-
-    def fold_risk(self, told: Report) -> None:
-        account = self.account(told.order.strategy, told.order.instrument)
-        if told.kind == FILL:
-            account.open[told.side] -= told.qty
-        elif told.kind == REJECT or (told.action not in (ACCEPTED, AMENDED)):
-            account.open[told.side] -= told.leaves
-        elif told.action == AMENDED:
-            account.open[told.side] += told.leaves - told.qty
-
-    def check(self, cause: Input, intents: list[Fields]) -> list[Fields]:
-        out: list[Fields] = []
-        if cause.kind == COMMAND and cause.action == CANCEL_ALL:
-            out.append(cause.row(BY_RISK, 0, CANCEL))
-        elif cause.kind == COMMAND and cause.action == END_OF_FEED:
-            self.state = HALTED
-            out.append(cause.row(BY_RISK, 0, VERDICT, state=HALTED))
-        elif cause.report:
-            told = cause.report
-            if told.kind == FILL:
-                self.account(told.order.strategy, told.order.instrument).fill(told.side, told.qty, abs(told.cash), told.fee)
-            self.fold_risk(told)
-        for intent in intents:
-            made = self.judge(cause, intent, len(out))
-            out += [made] if made else []
-        return out
-
-    def judge(self, cause: Input, intent: Fields, number: int) -> Fields | None:
-        i, action = cause.instrument, intent["action"]
-        account = self.account(intent["strategy_id"], i)
-        if action == CANCEL_ORDER:
-            return {**intent, "source_id": BY_RISK, "row": number, "kind": CANCEL, "action": 0}
-        side, qty = intent.get("side", 0), intent["qty_lots"]
-        if action == TARGET:
-            delta = qty - account.lots - account.open[BUY] + account.open[SELL]
-            if not delta:
-                return None
-            side, qty = (BUY, delta) if delta > 0 else (SELL, -delta)
-        mine = [self.account(s + 1, i) for s in range(len(self.steps[i]))]
-        sign = 1 if side == BUY else -1
-        reach = sign * sum(a.lots for a in mine) + sum(a.open[side] for a in mine) + qty
-        if reach > max(0, self.position_max):
-            refused = {"kind": REJECT, "reason": reasons.POSITION_LIMIT, "limit": self.position_max, "observed": reach}
-            return {**intent, "source_id": BY_RISK, "row": number, "leaves_lots": 0, **refused}
-        if action == AMEND_ORDER:
-            return {**intent, "source_id": BY_RISK, "row": number, "kind": AMEND, "action": 0}
-        assert action in (TARGET, PLACE)
-        account.open[side] += qty
-        return cause.row(
-            BY_RISK, number, ORDER, side=side, qty_lots=qty, leaves_lots=qty, strategy_id=intent["strategy_id"],
-            price_ticks=intent.get("price_ticks", 0), order_type=intent.get("order_type", MARKET_ORDER), tif=intent.get("tif", 0),
-            order_id=(1 << 48) | (cause.seq << 12) | number,
-        )  # fmt: skip
 
     def send(self, cause: Input, made: list[Fields]) -> list[Fields]:
         out: list[Fields] = []

@@ -27,7 +27,7 @@ DECISIONS = ("signals", "risk", "orders")
 ROWS = 60_000
 SEED = 7  # a feed whose decisions are of every kind, which is checked below
 CONFIG = Config(
-    risk=RiskConfig(position_max=Decimal("0.6")),  # 600 lots of 0.001
+    risk=RiskConfig(position_max=Decimal("0.6"), position_total_max=Decimal("0.9")),  # 600 and 900 lots of 0.001
     strategy=(
         StrategyConfig(name="quoter", path="quoter.py:quote"),
         StrategyConfig(name="trend", path="momentum", params={"lots": 250, "warmup": 50}),
@@ -65,7 +65,7 @@ def run_oracle(config: Config, built: Built, feeds: list[np.ndarray]) -> oracle.
     line = oracle.Line(
         [rows_of(rows) for rows in feeds], [Terms(*(int(t[n]) for n in names)) for t in built.terms],
         [lambda: oracle.plain_python(quote), lambda: oracle.momentum(250, 50), lambda: oracle.mean_reversion(400, 200, 1.5, 0.5, 4.0)],
-        600, cash=10**14, out_ns=wait.order_out_us * 1000, back_ns=wait.report_back_us * 1000,
+        600, total_max=900, cash=10**14, out_ns=wait.order_out_us * 1000, back_ns=wait.report_back_us * 1000,
         timer_ns=config.line.timer_interval_ms * 10**6, fast=f.ema_fast, slow=f.ema_slow, volatility=f.volatility_window,
     )  # fmt: skip
     line.run()
@@ -124,10 +124,32 @@ def test_cash_positions_and_clock_end_as_the_oracles(both: tuple[Built, dict[str
     assert line.cash == line.opening_cash + money
 
 
+def test_risk_and_orders_have_the_same_orders_open_all_along() -> None:
+    instruments, rows = feed_rows(SEED, ROWS // 3, 0)
+    built = build_line(CONFIG, instruments, 1, 1, HERE)
+    windows = iter([rows[k : k + 100] for k in range(0, len(rows), 100)])
+    session = Session(built, [windows], lambda batch: None)
+    session.open(lambda ns: sequence_first_words(built, CONFIG, ns, 1, 2))
+    seen: list[int] = []
+
+    def look(inputs: int) -> None:
+        risk, orders = built.line.risk, built.line.orders
+        assert risk.table.tobytes() == orders.table.tobytes(), inputs
+        counted = int(np.count_nonzero(risk.table["order_id"]))
+        assert int(risk.line[0]["open_orders"]) == counted
+        seen.append(counted)
+
+    session.run(look)
+    assert sum(counted > 0 for counted in seen) > 20
+    assert max(seen) > 1
+
+
 def test_nothing_stays_open_after_the_end(both: tuple[Built, dict[str, np.ndarray], oracle.Line]) -> None:
     built, _, line = both
     assert not line.table
-    assert not built.line.orders.table["order_id"].any()
+    assert not line.judge.working
+    assert not built.line.orders.table.view(np.uint8).any()
+    assert not built.line.risk.table.view(np.uint8).any()
     assert built.line.risk.line[0]["open_orders"] == 0
     assert not any(built.line.risk.open_lots[name].any() for name in ("buy", "sell"))
     assert not any(built.line.signals.subs[name].any() for name in ("open_buy_lots", "open_sell_lots"))
@@ -139,6 +161,8 @@ def test_the_run_had_every_kind_of_decision(both: tuple[Built, dict[str, np.ndar
     built, logs, _ = both
     refused = set(logs["risk"]["reason"].tolist()) | set(logs["orders"]["reason"].tolist())
     assert {reasons.POSITION_LIMIT, reasons.UNKNOWN_ORDER} <= refused
+    if len(built.instruments) > 1:
+        assert reasons.TOTAL_POSITION_LIMIT in refused
     assert built.line.paper.paper[0]["executions"] > 500
     assert built.line.orders.line[0]["sent"] > 500
     assert len({int(k) for k in logs["orders"]["kind"]}) >= 5

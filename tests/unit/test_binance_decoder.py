@@ -114,6 +114,12 @@ def test_depth_before_the_snapshot_is_held_and_released_behind_it_with_its_own_t
     assert (feed.lines, feed.messages) == (6, 6)
 
 
+def test_depth_that_comes_twice_is_counted_and_applied_once(tmp_path: Path) -> None:
+    feed = feed_of(tmp_path, [snapshot(0, 10), depth(1, 9, 12, 8), depth(2, 9, 12, 8), depth(3, 13, 15, 12)])
+    assert [n for n in rows_of(feed)["origin"].tolist() if n] == [1, 3]
+    assert feed.counters == {reasons.DEPTH_REPEATED: 1}
+
+
 def test_break_of_the_sequence_emits_one_gap_and_refuses_depth_until_a_snapshot(tmp_path: Path) -> None:
     lines = [
         snapshot(0, 10),

@@ -172,6 +172,8 @@ def test_refuses_an_unknown_key_of_a_file_with_its_line(tmp_path: Path) -> None:
         ("account.maker_fee_bp", 2000, "above 1000 bp"),
         ("features.ema_fast", 200, "features.ema_fast: 200 must be below ema_slow, 200"),
         ("risk.position_max", 0, 'risk.position_max: 0 must be above 0, or "off"'),
+        ("risk.position_total_max", "-1", 'risk.position_total_max: -1 must be above 0, or "off"'),
+        ("risk.open_orders_max", 4097, "risk.open_orders_max = 4097: expected int <= 4096"),
         ("risk.notional_max", "2e8", "is above notional_total_max"),
         ("runtime.cores", "[1, 1]", "runtime.cores: a core is named twice"),
         ("runtime.cores", "[1, -1]", "runtime.cores = [1, -1]: expected int >= 0"),
@@ -182,6 +184,13 @@ def test_says_what_is_wrong_with_a_value(key: str, value: Any, words: str) -> No
     found = problems({key: value})
     assert any(words in problem for problem in found), found
     assert all("(flag)" in problem or "(default)" in problem for problem in found)
+
+
+def test_position_limit_of_one_instrument_is_not_above_that_of_all_together() -> None:
+    found = problems({"risk.position_max": "2.5", "risk.position_total_max": 2})
+    assert found == ["risk.position_max: 2.5 is above position_total_max, 2 (flag)"]
+    config, _ = resolve(None, {"risk.position_max": 2, "risk.position_total_max": 2})
+    assert config.risk.position_total_max == Decimal(2)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ OPEN = set(range(len(life.STATES))) - set(life.TERMINAL)
 
 
 def new_order(table: np.ndarray, order_id: int = 1, qty_lots: int = 10) -> np.void:
-    at = life.insert(table, order_id, 3, 2, BUY, LIMIT_ORDER, GTC, 100, qty_lots, 5)
+    at = life.insert(table, order_id, 3, 2, BUY, LIMIT_ORDER, GTC, 100, qty_lots)
     assert at >= 0
     return table[at]
 
@@ -168,10 +168,42 @@ def test_a_fill_without_lots_or_beyond_the_order_changes_nothing(lots: int) -> N
 def test_an_amend_moves_price_and_quantity_but_never_below_what_is_filled(asked: int, qty: int, leaves: int, state: str) -> None:
     slot = sent()
     life.fold_fill(slot, 4, 6)
-    life.transition(slot, life.AMEND_REQUEST)
-    assert life.fold_amend(slot, 101, asked) == life.APPLY
+    assert life.request_amend(slot, asked) == life.APPLY
+    assert life.fold_amend(slot, 101, 6, max(0, asked - 4)) == life.APPLY
     assert (slot["price_ticks"], slot["qty_lots"], slot["leaves_lots"]) == (101, qty, leaves)
     assert life.STATES[slot["state"]] == state
+
+
+def test_a_fill_made_before_an_amend_and_told_after_it_counts_against_the_new_quantity() -> None:
+    slot = sent()
+    life.request_amend(slot, 8)
+    assert life.fold_amend(slot, 100, 6, 4) == life.APPLY  # 4 of 10 were filled when the venue made it 8
+    assert (slot["qty_lots"], slot["leaves_lots"]) == (8, 8)
+    assert life.fold_fill(slot, 4, 6) == life.APPLY
+    assert (slot["filled_lots"], slot["leaves_lots"], slot["state"]) == (4, 4, life.PARTIALLY_FILLED)
+
+
+def test_a_fill_that_an_amend_made_room_for_may_be_told_before_it() -> None:
+    slot = sent()
+    life.request_amend(slot, 15)
+    assert life.fold_fill(slot, 12, 3) == life.APPLY
+    assert (slot["state"], life.exposed_lots(slot)) == (life.PENDING_AMEND, 3)
+    assert life.fold_amend(slot, 100, 10, 15) == life.APPLY
+    assert (slot["qty_lots"], slot["leaves_lots"], slot["state"]) == (15, 3, life.PARTIALLY_FILLED)
+
+
+def test_one_change_at_a_time_and_an_ack_of_no_amend_says_nothing_new() -> None:
+    slot = sent()
+    assert life.fold_amend(slot, 101, 10, 20) == life.DUPLICATE
+    assert life.request_amend(slot, 15) == life.APPLY
+    assert life.request_amend(slot, 12) == life.INVALID
+    life.transition(slot, life.CANCEL_REQUEST)
+    life.transition(slot, life.CANCEL_REJECT)  # ACCEPTED, with the amend still on its way
+    assert life.request_amend(slot, 12) == life.INVALID
+    assert (slot["wanted_lots"], slot["qty_lots"], life.exposed_lots(slot)) == (15, 10, 15)
+    assert life.fold_amend(slot, 101, 10, 15) == life.APPLY
+    assert life.fold_amend(slot, 101, 10, 15) == life.DUPLICATE
+    assert slot["qty_lots"] == 15
 
 
 def test_no_sequence_of_reports_fills_more_than_the_order_or_revives_an_ended_one(seed: int) -> None:
@@ -185,11 +217,14 @@ def test_no_sequence_of_reports_fills_more_than_the_order_or_revives_an_ended_on
             if event in (life.PARTIAL_FILL, life.FILL_WHOLE):
                 what = life.fold_fill(slot, rng.randint(-1, 6), 0 if event == life.FILL_WHOLE else rng.randint(1, 6))
             elif event == life.AMEND_ACK:
-                what = life.fold_amend(slot, rng.randint(90, 110), rng.randint(1, 15))
+                leaves = rng.randint(0, 12)
+                what = life.fold_amend(slot, rng.randint(90, 110), slot["qty_lots"] - slot["filled_lots"], leaves)
+            elif event == life.AMEND_REQUEST:
+                what = life.request_amend(slot, rng.randint(1, 15))
             else:
                 what = life.transition(slot, event)
             seen[what] += 1
-            assert before["filled_lots"] <= slot["filled_lots"] <= slot["qty_lots"]
+            assert before["filled_lots"] <= slot["filled_lots"] <= max(slot["qty_lots"], slot["wanted_lots"])
             assert 0 <= slot["leaves_lots"] <= slot["qty_lots"]
             if before["state"] in life.TERMINAL:
                 assert slot["state"] == before["state"]
@@ -199,7 +234,8 @@ def test_no_sequence_of_reports_fills_more_than_the_order_or_revives_an_ended_on
             if slot["state"] == life.ACCEPTED_STATE:
                 assert slot["filled_lots"] == 0
             if slot["state"] not in life.TERMINAL:
-                assert slot["leaves_lots"] == slot["qty_lots"] - slot["filled_lots"] > 0
+                assert slot["leaves_lots"] == max(0, slot["qty_lots"] - slot["filled_lots"])
+                assert life.exposed_lots(slot) > 0
     assert (seen > 100).all(), seen
 
 
@@ -215,17 +251,17 @@ def test_new_entry_holds_what_was_given_and_nothing_of_what_stood_there() -> Non
     life.transition(first, life.SUBMIT)
     life.remove(table, life.find(table, 1))
     assert not table.view(np.uint8).any()
-    slot = table[life.insert(table, 1, 7, 6, SELL, LIMIT_ORDER, GTC, -5, 20, 99)]
+    slot = table[life.insert(table, 1, 7, 6, SELL, LIMIT_ORDER, GTC, -5, 20)]
     given = {"order_id": 1, "instrument_id": 7, "strategy_id": 6, "side": SELL, "price_ticks": -5, "qty_lots": 20}
-    given |= {"filled_lots": 0, "leaves_lots": 20, "ts_seq_ns": 99, "state": life.INITIALISED, "tif": GTC}
+    given |= {"filled_lots": 0, "leaves_lots": 20, "wanted_lots": 0, "state": life.INITIALISED, "tif": GTC}
     assert {name: int(slot[name]) for name in given} == given
 
 
 def test_id_zero_and_an_id_that_is_open_are_refused() -> None:
     table = life.new_table(64)
     new_order(table, 5)
-    assert life.insert(table, 5, 0, 1, BUY, LIMIT_ORDER, GTC, 1, 1, 0) == -1
-    assert life.insert(table, 0, 0, 1, BUY, LIMIT_ORDER, GTC, 1, 1, 0) == -1
+    assert life.insert(table, 5, 0, 1, BUY, LIMIT_ORDER, GTC, 1, 1) == -1
+    assert life.insert(table, 0, 0, 1, BUY, LIMIT_ORDER, GTC, 1, 1) == -1
     assert life.find(table, 0) == -1
     assert life.count_open(table) == 1
 
@@ -239,10 +275,10 @@ def test_table_size_must_be_a_power_of_two(slots: int) -> None:
 def test_full_table_refuses_and_still_finds_and_removes() -> None:
     table, kept = life.new_table(64), []
     for order_id in range(1, 5_000):
-        if life.insert(table, order_id, 0, 1, BUY, LIMIT_ORDER, GTC, 1, 1, 0) >= 0:
+        if life.insert(table, order_id, 0, 1, BUY, LIMIT_ORDER, GTC, 1, 1) >= 0:
             kept.append(order_id)
     assert len(kept) == 64 == life.count_open(table)
-    assert life.insert(table, 10_000, 0, 1, BUY, LIMIT_ORDER, GTC, 1, 1, 0) == -1 == life.find(table, 10_000)
+    assert life.insert(table, 10_000, 0, 1, BUY, LIMIT_ORDER, GTC, 1, 1) == -1 == life.find(table, 10_000)
     for gone, order_id in enumerate(kept, 1):
         life.remove(table, life.find(table, order_id))
         assert life.count_open(table) == 64 - gone
@@ -255,7 +291,7 @@ def test_half_of_the_slots_are_always_available(seed: int) -> None:
     table = life.new_table(1024)
     for k in range(512):
         order_id = (rng.randint(1, 4) << 48) | (k << 8) | rng.randint(0, 7) | 1 << 62  # ids are made of epoch, seq and leg
-        assert life.insert(table, order_id, 0, 1, BUY, LIMIT_ORDER, GTC, 1, 1, 0) >= 0, k
+        assert life.insert(table, order_id, 0, 1, BUY, LIMIT_ORDER, GTC, 1, 1) >= 0, k
 
 
 def test_table_agrees_with_a_dict_under_random_inserts_and_removals(seed: int) -> None:
@@ -265,7 +301,7 @@ def test_table_agrees_with_a_dict_under_random_inserts_and_removals(seed: int) -
         order_id = rng.choice([rng.randint(1, 80), rng.randint(1, 80) << 32, -rng.randint(1, 20)])
         if rng.random() < 0.5 and len(oracle) < 32:
             price = rng.randint(1, 10**6)
-            at = life.insert(table, order_id, 0, 1, BUY, LIMIT_ORDER, GTC, price, 1, 0)
+            at = life.insert(table, order_id, 0, 1, BUY, LIMIT_ORDER, GTC, price, 1)
             assert (at >= 0) <= (order_id not in oracle)
             if at >= 0:
                 oracle[order_id] = price

@@ -4,102 +4,20 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 from handlers.domain import reasons
-from handlers.domain.book import apply_market, new_markets
-from handlers.domain.borrowed import borrow
-from handlers.risk.checks import LIMITS, LINE_LIMITS
-from handlers.risk.stage import OUT_ROWS, new_risk, step_risk
-from tests.stages import Fields, level, slots, snapshot, stamped, terms_of
-from transport.compiled import kernel
+from handlers.domain.order import TABLE_SLOTS
+from tests.desk import MILLION, Desk, passed, place, refusal, target
+from tests.stages import level, snapshot, stamped
 from transport.records import (
-    ACCEPTED, ACK, ACTIVE, AMEND, AMEND_ORDER, AMENDED, ASK, BUY, BY_RISK, BY_SIGNALS, CANCEL, CANCEL_ALL, CANCEL_ORDER, CANCELLED,
-    COMMAND, END_OF_FEED, EVENT_END, EXPIRED, FILL, FLATTEN, FOK, GAP, HALTED, INTENT, LIMIT_ORDER, MARKET_ORDER, NO_INSTRUMENT,
-    ORDER, PLACE, REDUCING, REJECT, SELL, SET_POSITION, SET_STATE, SIGNAL, TARGET, TIMER, VERDICT, WARMUP, empty,
+    ACCEPTED, ACK, ACTIVE, AMEND, ASK, BUY, BY_RISK, CANCEL, CANCEL_ALL, CANCEL_ORDER, CANCELLED, END_OF_FEED, EVENT_END,
+    EXPIRED, FILL, FLATTEN, FOK, GAP, HALTED, INTENT, LIMIT_ORDER, MARKET_ORDER, NO_INSTRUMENT, ORDER, REDUCING, REJECT, SELL,
+    SET_STATE, SIGNAL, TIMER, VERDICT, WARMUP,
 )  # fmt: skip
 
-NO_LIMIT = 2**60
-MILLION = 1_000_000  # money units of a lot at the mid of 1,000 ticks
 RISK_FOLDER = Path(__file__).resolve().parents[2] / "handlers" / "risk"
-
-
-@kernel
-def _step(owned, markets, books, inputs, intents, out):
-    r = inputs[0]
-    if r.instrument_id < len(markets):
-        apply_market(markets[np.int64(r.instrument_id)], books, r)
-    return step_risk(borrow(owned), markets, r, intents, len(intents), out)
-
-
-class Desk:
-    """RISK with two strategies, two instruments and a mid of 1,000 ticks in each at time 1,000; limits by name."""
-
-    def __init__(self, **given: int) -> None:
-        limits, line = np.zeros(2, LIMITS), np.zeros(1, LINE_LIMITS)
-        usual = {
-            "position_max_lots": 100, "notional_max": NO_LIMIT, "qty_max_lots": 1000, "collar_bp": 500, "stale_ns": 5000,
-            "notional_total_max": NO_LIMIT, "rate": 1000, "burst": 1000, "duplicate_ns": 0, "open_orders_max": 100,
-        }  # fmt: skip
-        for name, value in {**usual, **given}.items():
-            (limits if name in limits.dtype.names else line)[name] = value
-        self.state = new_risk(limits, line, 2, terms_of(2))
-        self.markets, self.books = new_markets([False, False])
-        self.seq, self.now = 0, 1000
-        for i in range(2):
-            self.input(*snapshot({999: 50}, {1001: 50}, 1000, i))
-
-    def input(self, *records: Fields, intents: list[Fields] | None = None) -> np.ndarray:
-        """Rows of the last of `records`, with which the intents come."""
-        out, n = empty(OUT_ROWS), 0
-        for record in records:
-            self.seq += 1
-            asked = slots(intents or []) if record is records[-1] else empty(0)
-            n = _step(self.state, self.markets, self.books, slots([{**record, "seq": self.seq, "epoch": 1}]), asked, out)
-        return out[:n]
-
-    def ask(self, *intents: Fields, at: int = 0, flags: int = EVENT_END) -> np.ndarray:
-        """Rows of intents that come of one input at `at`."""
-        self.now = max(self.now, at)
-        return self.input(stamped(TIMER, self.now, flags=flags), intents=list(intents))
-
-    def command(self, action: int, **fields: Any) -> np.ndarray:
-        return self.input(stamped(COMMAND, self.now, **{"instrument": NO_INSTRUMENT, "action": action, **fields}))
-
-    def report(self, kind: int, side: int, qty: int, leaves: int, action: int = 0, strategy: int = 1, **fields: Any) -> None:
-        self.input(
-            stamped(kind, self.now, side=side, qty_lots=qty, leaves_lots=leaves, action=action, strategy_id=strategy, **fields)
-        )
-
-    def hold(self, lots: int, instrument: int = 0, strategy: int = 1) -> None:
-        self.command(SET_POSITION, instrument=instrument, qty_lots=lots, basis=lots * MILLION, strategy_id=strategy)
-
-
-def place(side: int, qty: int, price: int = 0, instrument: int = 0, strategy: int = 1, **fields: Any) -> Fields:
-    kind = LIMIT_ORDER if price else MARKET_ORDER
-    return {
-        "kind": INTENT, "source_id": BY_SIGNALS, "instrument_id": instrument, "strategy_id": strategy, "action": PLACE, "side": side,
-        "qty_lots": qty, "price_ticks": price, "order_type": kind, **fields,
-    }  # fmt: skip
-
-
-def target(lots: int, **fields: Any) -> Fields:
-    return {**place(0, lots), "action": TARGET, **fields}
-
-
-def passed(rows: np.ndarray) -> bool:
-    return rows["kind"].tolist() == [ORDER]
-
-
-def refusal(rows: np.ndarray) -> tuple[int, int, int]:
-    """(reason, limit, observed) of the one refusal."""
-    assert rows["kind"].tolist() == [REJECT], rows["kind"]
-    assert reasons.NAME[int(rows[0]["reason"])] and reasons.DOC[int(rows[0]["reason"])]
-    assert (rows[0]["source_id"], rows[0]["leaves_lots"]) == (BY_RISK, 0)
-    return int(rows[0]["reason"]), int(rows[0]["limit"]), int(rows[0]["observed"])
 
 
 # --- size -----------------------------------------------------------------------------------------------------------------
@@ -147,6 +65,25 @@ def test_refuses_order_that_would_cross_total_notional_limit_over_two_instrument
     assert passed(desk.ask(place(SELL, 6, instrument=1)))
     assert refusal(desk.ask(place(BUY, 5))) == (reasons.TOTAL_NOTIONAL_LIMIT, 10 * MILLION, 11 * MILLION)
     assert passed(desk.ask(place(BUY, 4)))
+
+
+def test_refuses_order_that_would_cross_total_position_limit_over_two_instruments() -> None:
+    desk = Desk(position_total_max=35, lot_units=5)  # 7 lots of either
+    assert passed(desk.ask(place(SELL, 4, instrument=1)))
+    assert refusal(desk.ask(place(BUY, 4))) == (reasons.TOTAL_POSITION_LIMIT, 3, 4)
+    assert passed(desk.ask(place(BUY, 3)))
+    assert passed(desk.ask(place(SELL, 3)))  # the other side of an order that may not fill
+    assert refusal(desk.ask(place(SELL, 1, instrument=1))) == (reasons.TOTAL_POSITION_LIMIT, 4, 5)
+
+
+def test_total_position_limit_counts_held_lots_and_lets_pass_what_brings_them_to_zero() -> None:
+    desk = Desk(position_total_max=10, lot_units=1)
+    desk.hold(-30)
+    assert refusal(desk.ask(place(BUY, 1, instrument=1))) == (reasons.TOTAL_POSITION_LIMIT, -20, 1)
+    assert passed(desk.ask(place(BUY, 30)))
+    desk.report(FILL, BUY, 30, 0, cash=-30 * MILLION)
+    assert desk.state.line[0]["gross_units"] == 0
+    assert passed(desk.ask(place(BUY, 10, instrument=1)))
 
 
 # --- form -----------------------------------------------------------------------------------------------------------------
@@ -270,12 +207,28 @@ def test_refuses_order_when_as_many_are_open_as_may_be() -> None:
     assert refusal(desk.ask(place(BUY, 1))) == (reasons.OPEN_ORDERS_LIMIT, 2, 2)
 
 
+def test_refuses_order_that_the_table_of_open_orders_has_no_room_for() -> None:
+    desk = Desk(open_orders_max=10**6, rate=10**6, burst=10**6, position_max_lots=10**6)
+    made = 0
+    while True:
+        rows = desk.ask(*[place(BUY, 1)] * 500)
+        full = rows[rows["kind"] == REJECT]
+        made += len(rows) - len(full)
+        if len(full):
+            break
+    assert set(full["reason"].tolist()) == {reasons.TABLE_FULL}
+    assert set(full["leaves_lots"].tolist()) == {0}
+    assert TABLE_SLOTS // 2 <= made <= TABLE_SLOTS
+    assert desk.state.line[0]["open_orders"] == desk.state.exposures[0]["open_buy_lots"] == made
+
+
 # --- trading state --------------------------------------------------------------------------------------------------------
 def test_halted_refuses_every_order_and_lets_cancels_pass() -> None:
     desk = Desk()
     rows = desk.command(SET_STATE, amount=HALTED)
     assert rows["kind"].tolist() == [VERDICT, CANCEL]
-    assert (rows[0]["state"], rows[1]["order_id"], rows[1]["instrument_id"]) == (HALTED, 0, NO_INSTRUMENT)
+    assert (rows[0]["state"], rows[0]["reason"]) == (HALTED, reasons.OPERATOR)
+    assert (rows[1]["order_id"], rows[1]["instrument_id"]) == (0, NO_INSTRUMENT)
     assert refusal(desk.ask(place(BUY, 1)))[0] == reasons.STATE_HALTED
     assert desk.ask(place(BUY, 1, action=CANCEL_ORDER, order_id=7))["kind"].tolist() == [CANCEL]
     assert not len(desk.command(SET_STATE, amount=HALTED))
@@ -293,9 +246,17 @@ def test_reducing_lets_pass_what_brings_the_position_nearer_to_zero_and_not_thro
     assert refusal(desk.ask(place(SELL, 1))) == (reasons.STATE_REDUCING, 0, 1)  # the open order may fill
 
 
-def test_end_of_the_feed_halts() -> None:
+@pytest.mark.parametrize("state", [-1, HALTED + 1])
+def test_refuses_state_that_does_not_exist_and_stays_in_the_one_it_is_in(state: int) -> None:
+    desk = Desk()
+    desk.command(SET_STATE, amount=HALTED)
+    assert refusal(desk.command(SET_STATE, amount=state)) == (reasons.UNKNOWN_INTENT, HALTED, state)
+    assert refusal(desk.ask(place(BUY, 1)))[0] == reasons.STATE_HALTED
+
+
+def test_end_of_the_feed_halts_and_no_operator_did() -> None:
     rows = Desk().command(END_OF_FEED)
-    assert (rows["kind"].tolist(), rows[0]["state"]) == ([VERDICT], HALTED)
+    assert (rows["kind"].tolist(), rows[0]["state"], rows[0]["reason"]) == ([VERDICT], HALTED, reasons.NO_REASON)
 
 
 def test_flatten_withdraws_everything_and_brings_every_account_to_zero_over_any_limit() -> None:
@@ -340,11 +301,30 @@ def test_open_lots_come_back_when_an_order_ends(kind: int, action: int, side: in
     assert passed(desk.ask(place(side, 100)))
 
 
-def test_refused_change_gives_nothing_back() -> None:
+def test_refused_cancel_gives_nothing_back() -> None:
     desk = Desk()
     assert passed(desk.ask(place(BUY, 100)))
     desk.report(REJECT, BUY, 100, 0, CANCEL)
     assert refusal(desk.ask(place(BUY, 1)))[0] == reasons.POSITION_LIMIT
+
+
+def test_end_of_an_order_that_is_told_twice_gives_its_lots_back_once() -> None:
+    desk = Desk()
+    assert passed(desk.ask(place(BUY, 60)))
+    first = desk.last
+    assert passed(desk.ask(place(BUY, 40)))
+    for _ in range(2):
+        desk.report(ACK, BUY, 60, 60, CANCELLED, order_id=first)
+    assert (desk.state.exposures[0]["open_buy_lots"], desk.state.line[0]["open_orders"]) == (40, 1)
+
+
+def test_fill_after_the_end_of_its_order_moves_the_position_and_gives_nothing_back() -> None:
+    desk = Desk()
+    assert passed(desk.ask(place(BUY, 60)))
+    desk.report(ACK, BUY, 60, 60, CANCELLED)
+    desk.report(FILL, BUY, 10, 50, cash=-10 * MILLION)
+    exposure = desk.state.exposures[0]
+    assert (exposure["net_lots"], exposure["open_buy_lots"], desk.state.line[0]["open_orders"]) == (10, 0, 0)
 
 
 def test_filled_lots_move_from_open_to_held() -> None:
@@ -358,23 +338,6 @@ def test_filled_lots_move_from_open_to_held() -> None:
     assert passed(desk.ask(place(SELL, 200)))
 
 
-def test_amended_order_counts_with_what_it_has_open_now() -> None:
-    desk = Desk(open_orders_max=1)
-    assert passed(desk.ask(place(BUY, 100, 1000)))
-    desk.report(ACK, BUY, 100, 30, AMENDED)
-    assert desk.state.exposures[0]["open_buy_lots"] == 30
-    desk.report(ACK, BUY, 30, 0, AMENDED)  # down to what was filled: the order has ended
-    assert desk.state.exposures[0]["open_buy_lots"] == desk.state.line[0]["open_orders"] == 0
-
-
-def test_amend_is_checked_like_an_order_of_its_new_size_and_price() -> None:
-    desk = Desk()
-    wanted = place(BUY, 100, 1000, action=AMEND_ORDER, order_id=7)
-    assert desk.ask(wanted)["kind"].tolist() == [AMEND]
-    assert refusal(desk.ask({**wanted, "qty_lots": 101}))[0] == reasons.POSITION_LIMIT
-    assert refusal(desk.ask({**wanted, "price_ticks": 1051}))[0] == reasons.PRICE_COLLAR
-
-
 def test_refuses_cancel_of_no_order() -> None:
     assert refusal(Desk().ask(place(BUY, 1, action=CANCEL_ORDER)))[0] == reasons.UNKNOWN_ORDER
 
@@ -386,8 +349,9 @@ def test_position_that_is_set_twice_counts_once() -> None:
     assert desk.state.exposures[0]["net_lots"] == 60
 
 
-def test_every_reason_that_risk_can_give_is_reached_above() -> None:
+def test_every_reason_that_risk_can_give_is_reached_here_or_by_its_amends() -> None:
     given = {name for file in RISK_FOLDER.glob("*.py") for name in re.findall(r"reasons\.([A-Z]\w+)", file.read_text())}
-    here = set(re.findall(r"reasons\.([A-Z]\w+)", Path(__file__).read_text())) - {"NAME", "DOC"}
+    tests = Path(__file__), Path(__file__).with_name("test_risk_amends.py")
+    here = {name for file in tests for name in re.findall(r"reasons\.([A-Z]\w+)", file.read_text())} - {"NAME", "DOC", "NO_REASON"}
     assert here == given
-    assert len(given) == 18
+    assert len(given) == 22
