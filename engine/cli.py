@@ -93,9 +93,11 @@ def replay(
 def _replay(
     feeds: list[str], config: Any, origins: dict[str, str], out: Path | None, base: Path, speed: float, as_json: bool
 ) -> None:
+    from engine.observe.log import set_up_log
     from engine.replay import replay as run
     from engine.report import render_table
 
+    set_up_log("warning")
     with _Bar(as_json) as progress:
         done = run(feeds, config, origins, out, base=base, speed=speed, progress=progress)
     if as_json:
@@ -179,6 +181,18 @@ def import_(
     typer.echo(f"{facts['rows']:,} records of {', '.join(facts['instruments'])} in {out}")
     for reason, n in facts["refused"].items():
         typer.echo(f"    {reason}: {n:,}")
+
+
+@app.command()
+def watch(as_json: Json = False) -> None:
+    """Show what the runs on this machine are doing, until the last has ended; with --json once."""
+    from engine.observe.counters import observed
+    from engine.observe.watch import watch as show
+
+    if as_json:
+        _print_json(observed())
+    elif not show():
+        typer.echo("no run on this machine", err=True)
 
 
 @app.command()

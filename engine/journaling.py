@@ -162,6 +162,11 @@ class RunJournal:
             except queue.Full:
                 continue
 
+    @property
+    def waiting(self) -> int:
+        """Batches that were handed over and are not journaled yet."""
+        return self._queue.qsize()
+
     def close(self) -> dict[str, str]:
         """Finish every log; returns the hashes of summary.json."""
         self._queue.put(None)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,17 @@ from engine.config import Config
 from engine.feeds import OpenFeed, open_feeds
 from engine.journaling import RunJournal
 from engine.line import Built, build_line, load_kernels, sequence_first_words
+from engine.observe.counters import Counters
+from engine.observe.log import get_log
 from engine.report import write_report
 from engine.run_folder import begin_run, environment, new_folder, write_json
 from engine.session import Session
 from engine.summary import Tally, latency_table
 from handlers.domain import reasons
 from transport.clock import cycles_per_ns
+from transport.errors import SegmentError
+from transport.records import FILL
+from transport.segment import as_word, sweep
 
 Progress = Callable[[str, int], None]  # what is going on, inputs so far
 
@@ -70,7 +76,8 @@ def replay(
         session = _session(config, built, windows, journal, speed, base, folder.name)
         began = time.perf_counter()
         session.open(lambda ns: sequence_first_words(built, config, ns, config_id, instruments_id))
-        session.run(lambda inputs: progress("replaying", inputs))
+        with _published(folder.name, built, tally, journal, progress) as told:
+            session.run(told)
         took = {"seconds": time.perf_counter() - began - session.starting_s, "seconds_starting": session.starting_s}
         progress("closing the logs", int(built.line.sequencer.head[0]["next_seq"]))
         hashes = journal.close()
@@ -91,6 +98,31 @@ def _session(
     from engine.supervisor import PlacedSession
 
     return PlacedSession(config.runtime.placement, built, windows, journal.put, speed, config, base, name, 1)
+
+
+@contextmanager
+def _published(
+    run: str, built: Built, tally: Tally, journal: RunJournal, progress: Progress
+) -> Iterator[Callable[[int], None]]:
+    """What the session tells its progress: `progress`, and the run's counters for other processes to see, where there is room."""
+    sweep()
+    try:
+        counters = Counters.create(as_word(run))
+    except SegmentError as error:
+        get_log("replay").warning("counters are not published", why=str(error))
+        yield lambda inputs: progress("replaying", inputs)
+        return
+    head = built.line.sequencer.head[0]
+
+    def told(inputs: int) -> None:
+        progress("replaying", inputs)
+        counters.store({
+            "inputs": inputs, "line_ns": int(head["ts_seq_ns"]), "refused": int(head["refused"]), "journaled": tally.inputs,
+            "waiting": journal.waiting, "orders": tally.orders, "fills": tally.kinds[FILL], "rejects": tally.rejected,
+        })  # fmt: skip
+
+    with counters:
+        yield told
 
 
 def _summary(

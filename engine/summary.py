@@ -42,7 +42,7 @@ class Tally:
         self.instruments, self.strategies, self.decimals = list(instruments), list(strategies), money_decimals
         self.kinds: Counter[int] = Counter()
         self.rejects: Counter[int] = Counter()
-        self.orders = 0
+        self.inputs = self.orders = self.rejected = 0  # plain numbers: another thread may look at them at any time
         self.synthetic = False
         self.prices: dict[int, list[tuple[Any, Any]]] = {}
         self.fills: dict[int, list[tuple[int, int, int, int]]] = {}
@@ -56,6 +56,7 @@ class Tally:
         """Fold stamped input records."""
         kinds = rows["kind"]
         numbers = np.bincount(kinds, minlength=64)
+        self.inputs += len(rows)
         self.kinds.update({k: int(n) for k, n in enumerate(numbers) if n})
         self.synthetic = self.synthetic or bool((rows["flags"] & SYNTHETIC).any())  # of any record: a piece may end anywhere
         if numbers[TRADE]:
@@ -69,17 +70,21 @@ class Tally:
             for instrument, *fill in _columns(rows, kinds == FILL, FILL_FIELDS):
                 self.fills.setdefault(instrument, []).append((fill[0], fill[1], fill[2], fill[3]))
         if numbers[REJECT]:
-            self.rejects.update(int(x) for x in rows["reason"][kinds == REJECT])
+            self._refused(rows["reason"][kinds == REJECT])
 
     def decisions(self, stage: str, rows: Rows) -> None:
         """Fold decision rows of a stage."""
         kinds = rows["kind"]
         if stage != "orders":  # what ORDERS refuses comes back as a report
-            self.rejects.update(int(x) for x in rows["reason"][kinds == REJECT])
+            self._refused(rows["reason"][kinds == REJECT])
             return
         self.orders += int(np.count_nonzero(kinds == ORDER))
         for strategy, instrument, action, when, *money in _columns(rows, kinds == POSITION, POSITION_FIELDS):
             self._position((strategy, instrument), action, when, dict(zip(MONEY_FIELDS, money, strict=True)))
+
+    def _refused(self, why: np.ndarray[Any, Any]) -> None:
+        self.rejected += len(why)
+        self.rejects.update(why.tolist())
 
     def _position(self, account: tuple[int, int], action: int, when: int, money: dict[str, int]) -> None:
         self.last[account] = money
@@ -148,7 +153,7 @@ class Tally:
         """Events by kind, orders, fills, rejects by reason."""
         return {
             "events": {NAME_OF[k]: n for k, n in sorted(self.kinds.items())},
-            "inputs": sum(self.kinds.values()),
+            "inputs": self.inputs,
             "orders": self.orders,
             "fills": self.kinds[FILL],
             "rejects": {reasons.NAME[r]: n for r, n in sorted(self.rejects.items())},

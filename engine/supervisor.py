@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import re
 import signal
 import tempfile
 import threading
@@ -41,7 +40,7 @@ from handlers.orders.brokers.paper import REPORTS_MAX
 from transport import compiled
 from transport.atomics import load_cell, store_cell
 from transport.ring import CLOSED, PRODUCER, WATERMARK, Peer, Ring, consumer_cell
-from transport.segment import sweep
+from transport.segment import as_word, sweep
 from transport.wait import PARK, YIELD
 
 WORKERS = {
@@ -100,7 +99,7 @@ class Crew:
         self, placement: str, built: Built, config: Config, base: Path, run_name: str, epoch: int, hung_s: float
     ) -> None:
         self._config, self._instruments, self._base, self._epoch = config, built.instruments, base, epoch
-        self._run = re.sub(r"[^A-Za-z0-9_.-]", "_", run_name)[:64] or "run"
+        self._run = as_word(run_name)
         self.roles = WORKERS[placement]
         cores = len(os.sched_getaffinity(0))
         self.strategy = YIELD if len(self.roles) < cores else PARK

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import warnings
 from pathlib import Path
 
@@ -27,6 +28,8 @@ SEED = int(os.environ.get("TICKLINE_SEED") or random.SystemRandom().randrange(2*
 # A kernel compiles at its first call, which no deadline of milliseconds survives; the blob makes a failure repeatable by paste.
 settings.register_profile("local", deadline=None, print_blob=True, max_examples=EXAMPLES)
 settings.register_profile("ci", deadline=None, print_blob=True, max_examples=EXAMPLES, derandomize=True)
+# Tests interrupt runs: a session that was started in the background ignores SIGINT, and so would every process it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 

@@ -73,6 +73,11 @@ def is_alive(pid: int, start: int) -> bool:
     return start > 0 and process_start(pid) == start
 
 
+def as_word(text: str) -> str:
+    """`text` as a word of a segment's name: other characters replaced, cut to 64, never empty."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", text)[:64] or "run"
+
+
 def segment_name(run: str, edge: str, pid: int | None = None) -> str:
     """`tickline-<pid>-<run>-<edge>`, of this process unless told; raises ValueError for a word that is no file name."""
     for word in (run, edge):

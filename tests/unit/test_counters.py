@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ from engine.observe import watch as watching
 from engine.observe.counters import KIND, NAMES, Counters, observed, published
 from transport.errors import LayoutError, SegmentError
 from transport.segment import Segment
+
+from tests.runs import environment, tickline
 
 
 def test_what_a_run_stores_another_look_reads(tmp_path: Path) -> None:
@@ -88,3 +92,32 @@ def test_the_table_names_run_and_process(tmp_path: Path) -> None:
             console.print(watching.table(observed(tmp_path), {published(tmp_path)[0]: 99.6}))
     words = said.get().split()
     assert {"a-b", "12,345", "100", "2020-09-13"} <= set(words)
+
+
+def test_a_replay_publishes_what_it_has_done_and_leaves_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "engine.cli", "replay", "synthetic:200_000", "--speed", "50x", "--out", str(tmp_path / "watched")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+    name = f"tickline-{process.pid}-watched-counters"
+    late = time.monotonic() + 200
+    seen: dict[str, int] = {}
+    while seen.get("journaled", 0) == 0 and process.poll() is None and time.monotonic() < late:
+        seen = observed().get(name, {})
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, out + err
+    assert 0 < seen["journaled"] <= seen["inputs"]
+    assert seen["line_ns"] > 0
+    assert name not in published()
+
+
+def test_a_machine_without_shared_memory_replays_without_counters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(run: str) -> Counters:
+        raise SegmentError("no room")
+
+    monkeypatch.setattr(Counters, "create", refused)
+    said = tickline("replay", "synthetic:1000", "--out", tmp_path / "run")
+    assert said.code == 0
+    assert "counters are not published" in said.err + capsys.readouterr().err
