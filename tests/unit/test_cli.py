@@ -16,10 +16,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from engine.cli import _known_error
+from engine.errors import ConfigError, LineStopped, WorkerDied
 from engine.export import TABLES, columns_of
 from engine.run_folder import open_run
 from engine.tables import DECIMAL_KINDS, KINDS_OF
 from handlers.ingest.venues.synthetic import SyntheticFeed, synthetic_instruments
+from transport.errors import StorageError
 from transport.records import AFTER_FILL, FILL, TRADE
 
 from tests.runs import BOTH_STRATEGIES, ROOT, config_file, done, environment, log_rows, replayed, table, tickline
@@ -33,7 +36,7 @@ SUMMARY_KEYS = {
     "ingest", "first_offenders", "gaps", "accounts", "pnl", "latency", "latency_sampled_every", "hashes", "code_hash", "placement",
     "python_strategies", "machine",
 }  # fmt: skip
-VERBS = ("replay", "demo", "verify", "export", "import", "doctor", "config", "new")
+VERBS = ("replay", "demo", "verify", "export", "import", "watch", "doctor", "config", "new")
 
 
 @pytest.fixture(scope="module")
@@ -288,3 +291,18 @@ def test_the_installed_command_is_this_one() -> None:
     said = subprocess.run([command, "--help"], capture_output=True, text=True, cwd=ROOT, env=dict(os.environ), timeout=60)
     assert said.returncode == 0
     assert "replay" in said.stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (LineStopped("a strategy", 7), 1),
+        (ConfigError("a key"), 2),
+        (WorkerDied("worker risk was killed"), 3),
+        (StorageError("disk full"), 3),
+        (OSError(28, "no space"), 3),
+        (ZeroDivisionError("a bug"), None),
+    ],
+)
+def test_what_a_user_can_act_on_has_an_exit_code_and_a_bug_has_none(error: Exception, code: int | None) -> None:
+    assert _known_error(error) == code
