@@ -25,7 +25,7 @@ from engine.run_folder import Run
 from engine.summary import Tally
 from transport import blobs
 from transport.log_reader import LogReader
-from transport.records import EVENT_END, FEED_BASE, STATUS, copied, empty
+from transport.records import CANCEL_ALL, COMMAND, EVENT_END, FEED_BASE, FLATTEN, STATUS, copied, empty
 
 STAGE_OF = {INPUT_LOG: "ingest"}  # whose log it is, where it is not named so
 
@@ -73,14 +73,15 @@ def _run(run: Run, config: Config, built: Built, placement: str, folder: Path, p
 def records_of_feeds(log: LogReader) -> Iterator[Rows]:
     """The records of every feed, byte for byte, as one feed in the log's order: their sources need no telling apart.
 
-    A log that was cut off may end with what a record called that it does not have: a timer, or the market up to a report. One
-    record more, later than all that is compared, stands for it.
+    A log that was cut off may end with a timer that a record called which it does not have. One record more, later than all that
+    is compared, stands for it, unless the feeds had ended already.
     """
-    last_ns = 0
+    last_ns, ended = 0, False
     for _, rows in log.blocks():
         last_ns = int(rows["ts_seq_ns"][-1])
+        ended = ended or bool(((rows["kind"] == COMMAND) & ((rows["action"] == CANCEL_ALL) | (rows["action"] == FLATTEN))).any())
         yield copied(rows, rows["source_id"] >= FEED_BASE)
-    if not log.closed:
+    if not log.closed and not ended:
         further = empty(1)
         further["kind"], further["flags"], further["source_id"] = STATUS, EVENT_END, FEED_BASE
         further["ts_recv_ns"] = last_ns
