@@ -1,7 +1,7 @@
 """The `tickline` command. Nothing heavy is imported before a command needs it: `--help` must be instant.
 
 Exit codes: 0 done, 1 a run that is not proved or a strategy that stopped the line, 2 bad usage, input or configuration,
-3 a resource refused (disk, shared memory) or a process of the run that died, 130 interrupted.
+3 a resource refused (disk, shared memory) or a process of the run that died, 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ app.add_typer(new_app, name="new")
 Feeds = Annotated[list[str], typer.Argument(help="capture file or folder, a.gz,b.gz, tape, run folder, or synthetic:ROWS[:SEED[:INSTRUMENTS]]")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file")]
 Json = Annotated[bool, typer.Option("--json", help="machine-readable result on stdout")]
-INTERRUPTED = 130
+ENDED = {130: "interrupted", 143: "terminated"}  # by SIGINT, by SIGTERM
 TABLES = "trades|quotes|tops|bars|features|signals|orders|fills|positions|pnl"
 
 
@@ -259,8 +259,8 @@ def main() -> None:
     try:
         app()
     except SystemExit as end:
-        if end.code == INTERRUPTED:  # typer has taken the KeyboardInterrupt, and says nothing
-            typer.echo("interrupted; what was journaled until then stays readable", err=True)
+        if end.code in ENDED:  # typer has taken the KeyboardInterrupt, and says nothing
+            typer.echo(f"{ENDED[end.code]}; what was journaled until then stays readable", err=True)
         raise
     except BrokenPipeError:
         sys.exit(0)

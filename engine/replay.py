@@ -17,7 +17,7 @@ from engine.observe.counters import Counters
 from engine.observe.log import get_log
 from engine.report import write_report
 from engine.run_folder import begin_run, environment, new_folder, write_json
-from engine.session import Session
+from engine.session import Session, terminable
 from engine.summary import Tally, latency_table
 from handlers.domain import reasons
 from transport.clock import cycles_per_ns
@@ -76,7 +76,7 @@ def replay(
         session = _session(config, built, windows, journal, speed, base, folder.name)
         began = time.perf_counter()
         session.open(lambda ns: sequence_first_words(built, config, ns, config_id, instruments_id))
-        with _published(folder.name, built, tally, journal, progress) as told:
+        with terminable(), _published(folder.name, built, tally, journal, progress) as told:
             session.run(told)
         took = {"seconds": time.perf_counter() - began - session.starting_s, "seconds_starting": session.starting_s}
         progress("closing the logs", int(built.line.sequencer.head[0]["next_seq"]))

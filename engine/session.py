@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,12 +27,30 @@ from transport.records import copied, empty
 SLICE_NS = 40_000_000  # a loop returns this often, inside 50 ms, for progress, signals and pacing
 SWITCH_S = 1e-4  # the line's thread gets the interpreter back this soon from the journal's, not after Python's own 5 ms
 PACED_HAND_OVER_S = 0.1  # a paced run makes few rows: they must not wait for a window to be used up before they are journaled
+TERMINATED = 128 + signal.SIGTERM
 FAULTS = {
     STEP_RAISED: "raised an error",
     STEP_OVERRAN: "wrote more rows than it declares (rows_max)",
     STEP_ENDLESS: "kept asking to be called again on one record",
     STAGE_FULL: "made more rows on one input than the stage can hold",
 }
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """A SIGTERM raises SystemExit here, so that what was begun is ended in order; outside the main thread nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: Any) -> None:
+        raise SystemExit(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @dataclass

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -31,7 +29,7 @@ from engine.line import Built
 from engine.loops import DECIDING, DONE, FEATURES, ORDERS, RISK, SIGNALS, WHOLE
 from engine.observe.histogram import merge
 from engine.ring_loops import BY_INGEST, INPUT_SLOTS, NEXT_OUT, STOP, Rows, run_ingest, take_what_is_left
-from engine.session import Session
+from engine.session import Session, terminable
 from engine.workers import (
     CONFIG, FAULT_FILE, FAULTED, HISTOGRAMS, INPUT, REPORTS, Assignment, edge, load_ring_kernels, work,
 )  # fmt: skip
@@ -52,24 +50,6 @@ START_S = 600.0  # a worker that compiles another machine's code for the first t
 STOP_S = 5.0  # a loop comes back every 20 ms; what has not ended then hangs
 HUNG_S = 10.0  # what one input may take a worker: a step of plain Python takes milliseconds, a machine that swaps a second or two
 LOOK_S = 0.1  # at most so much counts between two looks, which come every 40 ms: in a longer time we did not run either
-TERMINATED = 128 + signal.SIGTERM
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """A SIGTERM raises SystemExit here, so that what was begun is ended in order; outside the main thread nothing changes."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def leave(number: int, frame: Any) -> None:
-        raise SystemExit(TERMINATED)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

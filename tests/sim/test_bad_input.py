@@ -378,15 +378,18 @@ def test_a_folder_that_may_not_be_made_is_told(tmp_path: Path) -> None:
     told(tickline("export", "synthetic:2000", "--table", "trades", "--out", tmp_path / "file" / "csv"), 2, "file")
 
 
+@pytest.mark.parametrize(("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
 @pytest.mark.parametrize("placement", PLACEMENTS)
-def test_an_interrupted_replay_ends_with_its_journal_readable(placement: str, tmp_path: Path) -> None:
+def test_an_interrupted_replay_ends_with_its_journal_readable(
+    placement: str, number: signal.Signals, code: int, word: str, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     replayed(tmp_path / "first", "synthetic:2000")  # compiles
     options = ("--speed", "1x", "--placement", placement)
     process, workers = started(run, "synthetic:100_000", *options, until_bytes=10_000)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     said = ended(process, workers)
-    told(said, 130, "interrupted")
+    told(said, code, word)
     assert 0 < open_run(run).input_log().rows_total < 100_000
     told(tickline("verify", run), 0, "did not end")
 
