@@ -59,7 +59,7 @@ def _speed(text: str) -> float:
         value = float(text.removesuffix("x"))
     except ValueError:
         value = 0.0
-    if value <= 0:
+    if not 0 < value < float("inf"):
         raise typer.BadParameter(f"{text!r} is not max, 1x, 10x, …")
     return value
 

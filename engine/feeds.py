@@ -14,7 +14,7 @@ from engine.journaling import INPUT_LOG, Rows
 from handlers.domain import reasons
 from handlers.ingest.errors import FeedError, NotAFeedError
 from handlers.ingest.feed import Feed
-from handlers.ingest.sequencer import FROM_FEEDS, source_of
+from handlers.ingest.sequencer import FEEDS_MAX, FROM_FEEDS, source_of
 from handlers.ingest.venues.captures import open_feed
 from handlers.ingest.venues.synthetic import SyntheticFeed
 from transport.errors import TransportError
@@ -138,6 +138,8 @@ def open_feeds(specs: Sequence[str], configured: Sequence[Instrument]) -> tuple[
     """Every feed and the run's instrument table: each feed's in order, a name once; a configured one replaces what a feed says."""
     if not specs:
         raise FeedError("no feed given")
+    if len(specs) > FEEDS_MAX:
+        raise FeedError(f"{len(specs)} feeds; a line takes at most {FEEDS_MAX}")
     feeds = [open_one(spec, configured) for spec in specs]
     table: dict[str, Instrument] = {}
     for feed in feeds:

@@ -8,6 +8,7 @@ that cannot keep up stops the line, never the other way round. An error of the d
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import queue
 import threading
@@ -21,12 +22,14 @@ import numpy as np
 from engine.loops import DECIDING
 from handlers.ingest.sequencer import OWN
 from transport.compiled import kernel
+from transport.errors import StorageError
 from transport.journal import LogWriter
 from transport.records import BOOK_DELTA, BOOK_SNAPSHOT, QUOTE, TRADE, empty
 from transport.reference import STORED_RUN, Sources, materialise, take_runs
 
 Rows = np.ndarray[Any, Any]
 BATCHES_MAX = 64  # in flight between the line and this thread
+ABANDON_S = 30.0  # for what is still in the queue of a run that does not go on
 PIECE_ROWS = 1 << 14  # materialised at a time
 MARKET_WORDS = 8
 INPUT_LOG = "input"
@@ -184,11 +187,14 @@ class RunJournal:
         }
 
     def abandon(self) -> None:
-        """Flush what is there and let go: the run did not end, its logs stay readable to here."""
+        """Flush what is there and let go: the run did not end, its logs stay readable to here, each as far as the disk took it."""
         self._queue.put(None)
-        self._thread.join(timeout=30)
+        self._thread.join(ABANDON_S)
+        if self._thread.is_alive():  # a disk that does not answer: the logs are still that thread's
+            return
         for log in (self.input, *self.decisions):
-            log.flush()
+            with contextlib.suppress(StorageError):
+                log.flush()
             log.release()
 
     def _work(self) -> None:

@@ -154,6 +154,8 @@ def build_line(config: Config, instruments: Sequence[Instrument], feeds: int, ep
     if len(instruments) > features.INSTRUMENTS_MAX:
         raise ConfigError(f"{len(instruments)} instruments; a line takes at most {features.INSTRUMENTS_MAX}")
     n = len(instruments)
+    if n * len(config.strategy) > risk.ACCOUNTS_MAX:
+        raise ConfigError(f"{len(config.strategy)} strategies and {n} instruments; a line takes {risk.ACCOUNTS_MAX} pairs of them")
     account, wait, f = config.account, config.latency, config.features
     terms = new_terms(instruments, account.money_decimals, account.maker_fee_bp, account.taker_fee_bp)
     sequencer = new_sequencer(feeds, n, config.line.timer_interval_ms * 1_000_000, epoch, account.at_end == "flatten")
@@ -233,6 +235,8 @@ def sequence_first_words(built: Built, config: Config, first_ns: int, config_id:
         number = names[held.instrument]
         ticks = built.instruments[number].price_ticks(held.price)
         worth = Fraction(ticks * held.lots) * Fraction(int(built.terms[number]["num"]), int(built.terms[number]["den"]))
+        if abs(worth) >= UNLIMITED:
+            raise ConfigError(f"account.positions: {held.lots} lots of {held.instrument} at {held.price} are worth too much to count")
         say(COMMAND, number, action=SET_POSITION, qty_lots=held.lots, basis=round(worth), strategy_id=numbers[held.strategy])
 
 

@@ -72,18 +72,19 @@ def replay(
     names = [i.name for i in instruments]
     journal = RunJournal(folder, facts.run_id, names, tapes, facts.epoch, config.journal.durability, tally)
     windows = [f.windows(config.runtime.chunk_rows) for f in feeds]
-    try:
-        session = _session(config, built, windows, journal, speed, base, folder.name)
-        began = time.perf_counter()
-        session.open(lambda ns: sequence_first_words(built, config, ns, config_id, instruments_id))
-        with terminable(), _published(folder.name, built, tally, journal, progress) as told:
-            session.run(told)
-        took = {"seconds": time.perf_counter() - began - session.starting_s, "seconds_starting": session.starting_s}
-        progress("closing the logs", int(built.line.sequencer.head[0]["next_seq"]))
-        hashes = journal.close()
-    except BaseException:
-        journal.abandon()
-        raise
+    with terminable():
+        try:
+            session = _session(config, built, windows, journal, speed, base, folder.name)
+            began = time.perf_counter()
+            session.open(lambda ns: sequence_first_words(built, config, ns, config_id, instruments_id))
+            with _published(folder.name, built, tally, journal, progress) as told:
+                session.run(told)
+            took = {"seconds": time.perf_counter() - began - session.starting_s, "seconds_starting": session.starting_s}
+            progress("closing the logs", int(built.line.sequencer.head[0]["next_seq"]))
+            hashes = journal.close()
+        except BaseException:
+            journal.abandon()
+            raise
     took["seconds_with_journal"] = time.perf_counter() - began - session.starting_s
     summary = _summary(config, origins, tally, built, feeds, hashes, took, title)
     _finish(folder, config, summary, tally, built)
@@ -105,10 +106,10 @@ def _published(
     run: str, built: Built, tally: Tally, journal: RunJournal, progress: Progress
 ) -> Iterator[Callable[[int], None]]:
     """What the session tells its progress: `progress`, and the run's counters for other processes to see, where there is room."""
-    sweep()
     try:
+        sweep()
         counters = Counters.create(as_word(run))
-    except SegmentError as error:
+    except (SegmentError, OSError) as error:
         get_log("replay").warning("counters are not published", why=str(error))
         yield lambda inputs: progress("replaying", inputs)
         return

@@ -36,15 +36,19 @@ FAULTS = {
 }
 
 
+class Terminated(SystemExit):
+    """A SIGTERM came."""
+
+
 @contextmanager
 def terminable() -> Iterator[None]:
-    """A SIGTERM raises SystemExit here, so that what was begun is ended in order; outside the main thread nothing changes."""
+    """A SIGTERM raises Terminated here, so that what was begun is ended in order; outside the main thread nothing changes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def leave(number: int, frame: Any) -> None:
-        raise SystemExit(TERMINATED)
+        raise Terminated(TERMINATED)
 
     before = signal.signal(signal.SIGTERM, leave)
     try:
@@ -123,7 +127,11 @@ class Session:
         while True:
             if self.speed:
                 line.control["until_ns"] = self._until()
-            why = self._slice(cycles_now() + self._slice_cycles)
+            try:
+                why = self._slice(cycles_now() + self._slice_cycles)
+            except AssertionError:  # a bug: what was sequenced before it is journaled all the same
+                self._hand_over()
+                raise
             waited = why == PACED and time.monotonic() - self._handed_over > PACED_HAND_OVER_S
             if waited or why in (WANTS_WINDOW, LOGS_FULL, DONE, FAULT) or line.sequencer.head[0]["runs"] > 1 << 12:
                 self._hand_over()
@@ -133,6 +141,7 @@ class Session:
             elif why == PACED:
                 time.sleep(0.001)
             elif why == FAULT:
+                raise_interrupt(self.built)
                 raise LineStopped(fault_text(self.built), int(line.control[0]["fault_seq"]))
             elif why == DONE:
                 return
@@ -180,6 +189,14 @@ class Session:
         head["runs"] = head["own"] = 0
         counts[:] = 0
         self.take(batch)
+
+
+def raise_interrupt(built: Built) -> None:
+    """A Ctrl-C or a SIGTERM that came while a plain Python step ran is not that step's fault: raise it."""
+    for strategy in built.strategies:
+        for error in strategy.loaded.errors:
+            if isinstance(error, KeyboardInterrupt | Terminated):
+                raise error
 
 
 def fault_text(built: Built) -> str:

@@ -75,8 +75,9 @@ class Tally:
     def decisions(self, stage: str, rows: Rows) -> None:
         """Fold decision rows of a stage."""
         kinds = rows["kind"]
-        if stage != "orders":  # what ORDERS refuses comes back as a report
-            self._refused(rows["reason"][kinds == REJECT])
+        why = rows["reason"][kinds == REJECT]
+        self._refused(why if stage != "orders" else why[why != reasons.TABLE_FULL])  # which comes back as a report
+        if stage != "orders":
             return
         self.orders += int(np.count_nonzero(kinds == ORDER))
         for strategy, instrument, action, when, *money in _columns(rows, kinds == POSITION, POSITION_FIELDS):

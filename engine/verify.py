@@ -27,7 +27,7 @@ from engine.run_folder import Environment, Run, environment, open_run
 from engine.session import fault_text
 from engine.summary import Tally
 from engine.verify_placed import run_again
-from handlers.ingest.sequencer import FROM_FEEDS
+from handlers.ingest.sequencer import FROM_FEEDS, first_refused
 from handlers.signals.errors import StrategyError
 from transport import blobs, compiled
 from transport.errors import DamagedError, LayoutError, TransportError
@@ -180,7 +180,7 @@ def _inputs(run: Run, market: MarketHash, tally: Tally, found: Verdicts) -> Iter
     """The input log block by block, folded into `market` and `tally`; ends before a row that INGEST cannot have sequenced."""
     first_seq = last_ns = 0
     for rows in _pieces(run):
-        misplaced = _misplaced(rows, first_seq, last_ns)
+        misplaced = _misplaced(rows, first_seq, last_ns) or _refused(rows, len(market.names))
         if misplaced:
             found.evidence.append(f"log {INPUT_LOG}: {misplaced}")
             return
@@ -253,6 +253,15 @@ def _misplaced(rows: Rows, first_seq: int, last_ns: int) -> str | None:
     return f"seq {r['seq']}: a {NAME_OF.get(int(r['kind']), r['kind'])} record {what}"
 
 
+def _refused(rows: Rows, instruments: int) -> str | None:
+    """The first row whose content INGEST does not let in, in words: everything behind it indexes without looking again."""
+    at = int(first_refused(rows, instruments))
+    if at < 0:
+        return None
+    r = rows[at]
+    return f"seq {r['seq']}: a {NAME_OF.get(int(r['kind']), r['kind'])} record of instrument {r['instrument_id']} holds what INGEST refuses"
+
+
 def _run_piece(built: Built, rows: Rows, compared: list[Compared], tally: Tally) -> str | None:
     """Re-execute one block, up to a strategy's fault in it; what diverged first, in words, or None."""
     at = 0
@@ -293,7 +302,9 @@ def feature_rows(run: Run) -> Iterator[Rows]:
         at = 0
         while at < len(rows):
             at, why = (int(v) for v in run_logged(built.line, rows, at, len(rows)))
-            if why not in (SLICE_OVER, LOGS_FULL):
+            if why not in (SLICE_OVER, LOGS_FULL, FAULT):
                 raise DamagedError(f"{run.folder}: re-execution diverges at seq {rows[at]['seq']}; run tickline verify")
             yield copied(built.line.logs.features[: int(counts[0])])
             counts[:] = 0
+            if why == FAULT:  # a strategy stopped the run there
+                return

@@ -80,7 +80,10 @@ class Handler:
         for key in self.params.names or ():
             if key not in given and key not in self.defaults:
                 raise ValueError(f"{self.name} needs a value for {key!r}")
-            packed[key] = given.get(key, self.defaults.get(key))
+            try:
+                packed[key] = given.get(key, self.defaults.get(key))
+            except OverflowError as error:
+                raise ValueError(f"{self.name}: {key} = {given.get(key)} does not fit {self.params[key]}") from error
             if self.params[key].kind in "iu" and packed[key][0] != given.get(key, self.defaults.get(key)):
                 raise ValueError(f"{self.name}: {key} must be a whole number, not {given.get(key)}")
         return packed

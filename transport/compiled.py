@@ -34,8 +34,8 @@ def _modules() -> dict[str, Path]:
     return found
 
 
-def imported_modules(text: str, known: dict[str, Path]) -> set[str]:
-    """Modules of `known` that source `text` imports, `from a import b` counted as a and a.b."""
+def imported_names(text: str) -> set[str]:
+    """What source `text` may import, as written: `from a import b` counts as a and a.b."""
     names: set[str] = set()
     for base, what, plain in _IMPORT.findall(text):
         if base:
@@ -43,14 +43,19 @@ def imported_modules(text: str, known: dict[str, Path]) -> set[str]:
             names.update(f"{base}.{n.split(' as ')[0].strip(' ()')}" for n in what.replace("\n", ",").split(","))
         else:
             names.update(n.split(" as ")[0].strip() for n in plain.split(","))
-    return {n for n in names if n in known}
+    return names
+
+
+def imported_modules(text: str, known: dict[str, Path]) -> set[str]:
+    """Modules of `known` that source `text` imports."""
+    return {n for n in imported_names(text) if n in known}
 
 
 def compiled_sources() -> dict[str, str]:
-    """Path from the root -> SHA-256 of every project file that holds a kernel, and of all it imports."""
+    """Path from the root -> SHA-256 of every project file that holds a kernel or a strategy, and of all it imports."""
     known = _modules()
     texts = {name: path.read_text() for name, path in known.items()}
-    todo = [n for n, text in texts.items() if re.search(r"transport(?:\.| import )compiled", text)]
+    todo = [n for n, text in texts.items() if re.search(r"transport(?:\.| import )compiled|^@handler\b", text, re.M)]
     reached: set[str] = set()
     while todo:
         name = todo.pop()

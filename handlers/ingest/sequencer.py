@@ -106,10 +106,13 @@ def open_window(s: Sequencer, feed: int, rows: np.ndarray, first: int, final: bo
 
 
 def start_timers(s: Sequencer, first_ns: int, origin_ns: int = 0) -> None:
-    """Timers are due at origin + k * interval, k >= 1, from the first record's time on; origin 0 is that time itself."""
+    """Timers are due at origin + k * interval, k >= 1, after the first record's time; origin 0 is that time itself.
+
+    After it, not at it: START and what belongs to it are due then, and nothing comes before them.
+    """
     interval = int(s.head[0]["timer_ns"])
     origin = origin_ns or first_ns
-    s.head[0]["timer_due"] = origin + interval * max(1, -((origin - first_ns) // interval)) if interval else NEVER
+    s.head[0]["timer_due"] = origin + interval * max(1, (first_ns - origin) // interval + 1) if interval else NEVER
 
 
 @kernel(inline=True)
@@ -215,6 +218,19 @@ def seek(s, w):
         w.at += 1
     if w.final:
         w.key_ns = NEVER
+
+
+@kernel
+def first_refused(rows, instruments):
+    """Index of the first row of a log that INGEST could not have let in, by its content, or -1."""
+    for i in range(len(rows)):
+        r = rows[i]
+        if r.source_id >= FEED_BASE:
+            if refusal(r, instruments):
+                return i
+        elif r.instrument_id >= instruments and r.instrument_id != NO_INSTRUMENT:
+            return i
+    return -1
 
 
 @kernel

@@ -1,7 +1,7 @@
 """The pre-trade checks, in the order they are made: each has a reason code, a limit and what was observed.
 
 Money limits are in money units, prices in ticks, quantities in lots, times in ns of the line's clock. A limit that could
-overflow int64 is refused when the configuration is read; `mul_div` stops the line rather than wrap.
+overflow int64 is refused when the configuration is read; what an order is worth saturates above every limit.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ RISK_STATE = np.dtype(
         ("gross_units", "i8"),  # of `position_total_max`: what every instrument holds and has open, kept up by `move_exposure`
     ]
 )  # fmt: skip
+WORTH_MAX = 2**62  # money units; configured limits are below it
 PRICE_MAX = 2**40  # ticks; INGEST lets no market price beyond it in
 TOKEN = 1_000_000_000  # an order costs this; `rate` orders a second accrue `rate` a nanosecond
 
@@ -122,13 +123,27 @@ def check_state(line, exposure, side, qty):
 
 
 @kernel
+def worth_of(lots, twice, terms):
+    """Money units of `lots` > 0 at half of `twice` ticks; WORTH_MAX, which is above every limit, where it is that much or more."""
+    if np.float64(lots) * np.float64(abs(twice)) >= 2.0 * WORTH_MAX:
+        return np.int64(WORTH_MAX)
+    half = mul_div(lots, twice, 2)
+    if np.float64(abs(half)) * np.float64(terms.num) >= np.float64(WORTH_MAX) * np.float64(terms.den):
+        return np.int64(WORTH_MAX)
+    return mul_div(half, terms.num, terms.den)
+
+
+@kernel
 def total_worth(exposures, terms, markets, skip):
-    """Money units of every instrument's exposure but `skip`'s, the larger of its two sides, marked to mid."""
-    total = 0
+    """Money units of every instrument's exposure but `skip`'s, the larger of its two sides, marked to mid; WORTH_MAX at most."""
+    total = np.int64(0)
     for j in range(len(exposures)):
         lots = gross_lots(exposures[j])
         if j != skip and lots > 0:
-            total += mul_div(mul_div(lots, mid_twice(markets[j]), 2), terms[j].num, terms[j].den)
+            worth = worth_of(lots, mid_twice(markets[j]), terms[j])
+            if worth >= WORTH_MAX - total:
+                return np.int64(WORTH_MAX)
+            total += worth
     return total
 
 
@@ -151,7 +166,7 @@ def check_size(line, line_limits, limits, exposures, terms, markets, i, side, qt
         room = room_in_total(line, line_limits, limits[i], exposures[i])
         if lots > room:
             return reasons.TOTAL_POSITION_LIMIT, room, lots
-    worth = mul_div(mul_div(lots, mid_twice(markets[i]), 2), terms[i].num, terms[i].den)
+    worth = worth_of(lots, mid_twice(markets[i]), terms[i])
     if worth > limits[i].notional_max:
         return reasons.NOTIONAL_LIMIT, limits[i].notional_max, worth
     total = worth + total_worth(exposures, terms, markets, i)

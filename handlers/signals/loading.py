@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -81,7 +82,7 @@ def rows_of(key: str) -> int:
 
 
 def local_sources(path: Path) -> dict[str, str]:
-    """The file and every module beside it that it imports, directly or not, with their SHA-256."""
+    """The file and every module or package beside it that it imports, directly or not, with their SHA-256."""
     found: dict[str, str] = {}
     todo = [path]
     while todo:
@@ -90,12 +91,34 @@ def local_sources(path: Path) -> dict[str, str]:
             continue
         text = file.read_text()
         found[str(file)] = hashlib.sha256(text.encode()).hexdigest()
-        beside = {p.stem: p for p in file.parent.glob("*.py")}
-        todo.extend(beside[name] for name in compiled.imported_modules(text, beside))
+        for name in compiled.imported_names(text):
+            todo.extend(_files_of(name, path.parent, file.parent))
     return dict(sorted(found.items()))
 
 
-def _module(path: Path, digest: str) -> ModuleType:
+def _files_of(name: str, base: Path, here: Path) -> list[Path]:
+    """Where module `name` and its packages would lie: beside the strategy, or from `here` when it begins with dots."""
+    bare = name.lstrip(".")
+    dots = len(name) - len(bare)
+    folder = base if not dots else here.joinpath(*[".."] * (dots - 1)).resolve()
+    out = []
+    for part in bare.split(".") if bare else ():
+        folder = folder / part
+        out += [folder.with_name(f"{part}.py"), folder / "__init__.py"]
+    return out
+
+
+def _modules_of(sources: Iterable[str], base: Path) -> set[str]:
+    """Names under which these files are imported, their packages included."""
+    names: set[str] = set()
+    for source in sources:
+        parts = Path(source).relative_to(base).with_suffix("").parts if Path(source).is_relative_to(base) else ()
+        names.update(".".join(parts[: n + 1]) for n in range(len(parts)))
+    return names
+
+
+def _module(path: Path, sources: dict[str, str]) -> ModuleType:
+    digest = compiled.digest_of(sources)
     name = f"tickline_user_{path.stem}_{digest[:16]}"
     if name in sys.modules:
         return sys.modules[name]
@@ -104,8 +127,8 @@ def _module(path: Path, digest: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     sys.path.insert(0, str(path.parent))
-    for beside in path.parent.glob("*.py"):
-        sys.modules.pop(beside.stem, None)  # another strategy's module of that name must not answer for it
+    for beside in _modules_of(sources, path.parent):
+        sys.modules.pop(beside, None)  # another strategy's module of that name must not answer for it
     try:
         spec.loader.exec_module(module)
     except Exception as error:
@@ -127,7 +150,7 @@ def load_handler(where: str, base: Path) -> tuple[Handler, dict[str, str]]:
         known = ", ".join(BUILT_IN)
         raise StrategyNotFound(f"no strategy at {where!r}: give `file.py:step` (looked for {path}) or one of {known}")
     sources = local_sources(path)
-    module = _module(path, compiled.digest_of(sources))
+    module = _module(path, sources)
     handler = getattr(module, name, None)
     if not isinstance(handler, Handler):
         found = ", ".join(k for k, v in vars(module).items() if isinstance(v, Handler)) or "none"
@@ -248,7 +271,7 @@ def _python_step(handler: Handler, sources: dict[str, str], why: str) -> LoadedS
                 rows[0] if handler.rows_max == 1 else rows,
             )
             answer[0] = int(result)
-        except Exception as error:
+        except BaseException as error:  # an interrupt too: nothing may pass through the call
             loaded.errors.append(error)
             return 1
         return 0

@@ -409,3 +409,16 @@ def test_the_environment_names_every_source_that_was_compiled(made: Path) -> Non
     facts = msgspec.json.decode((made / "run" / "environment.json").read_bytes())
     assert "engine/loops.py" in facts["sources"]
     assert [Path(path).name for path in facts["strategies"]] == ["follow.py"]
+
+
+@pytest.mark.parametrize(("field", "value"), [("instrument_id", 2**30), ("price_ticks", 2**60), ("qty_lots", -1)])
+def test_a_record_that_no_ingest_lets_in_is_found_and_not_run(run: Path, field: str, value: int) -> None:
+    rows = log_rows(run, "input")
+    at = int(np.flatnonzero(rows["source_id"] >= FEED_BASE)[50])
+
+    def wrong(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        rows[field][at] = value
+        return rows
+
+    found = forge(run, wrong)
+    assert re.match(rf"log input: seq {at}: a \w+ record of instrument \d+ holds what INGEST refuses", found.evidence[0]), found

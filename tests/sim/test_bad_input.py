@@ -397,3 +397,26 @@ def test_an_interrupted_replay_ends_with_its_journal_readable(
 def test_a_quote_without_a_book_decides_nothing(tmp_path: Path) -> None:
     run, _ = replay_of(tmp_path, [quote(n * 1_000_000, n) for n in range(1, 50)], INSTRUMENTS + CHURN)
     assert open_run(run).log("signals").rows_total == 0
+
+
+@pytest.mark.parametrize("speed", ["inf", "nan", "-1x", "0"])
+def test_a_speed_that_is_no_number_is_bad_usage(speed: str, tmp_path: Path) -> None:
+    told(tickline("replay", "synthetic:2000", f"--speed={speed}", "--out", tmp_path / "run"), 2, speed)
+
+
+def test_more_feeds_than_a_line_takes_are_told(tmp_path: Path) -> None:
+    told(tickline("replay", *["synthetic:1000"] * 65, "--out", tmp_path / "run"), 2, "65 feeds; a line takes at most 64")
+
+
+def test_a_position_to_start_from_that_is_worth_too_much_is_told(tmp_path: Path) -> None:
+    held = f'[[account.positions]]\nstrategy = "momentum"\ninstrument = "AAA.synthetic"\nlots = {2**62}\nprice = "100"\n'
+    config = config_file(tmp_path, BOTH_STRATEGIES + held)
+    told(tickline("replay", "synthetic:2000", "--config", config, "--out", tmp_path / "run"), 2, "worth too much")
+
+
+def test_features_of_a_run_that_a_strategy_stopped_are_exported_to_there(tmp_path: Path) -> None:
+    run, seq = stopped_by("raises", "fused", tmp_path, "raised an error")
+    said = tickline("export", run, "--table", "features")
+    assert said.code == 0
+    rows = said.out.splitlines()
+    assert 0 < len(rows) <= seq + 2

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.config import Config, RiskConfig
+from engine.config import Config, RiskConfig, StrategyConfig
 from engine.errors import ConfigError
 from engine.line import UNLIMITED, build_line
 from transport.instruments import Instrument
@@ -51,3 +51,10 @@ def test_limit_beyond_int64_is_none() -> None:
 def test_refuses_total_over_lots_too_far_apart_to_be_added() -> None:
     with pytest.raises(ConfigError, match=r"risk.position_total_max: the lot of I1.test is more than"):
         limits_of("0.00000001", "100000", position_total_max=Decimal(1))
+
+
+def test_more_accounts_than_one_input_can_flatten_are_refused() -> None:
+    instruments = [Instrument(f"I{n}", "test", Decimal("0.01"), Decimal(1)) for n in range(512)]
+    strategies = tuple(StrategyConfig(name=f"s{n}", path="momentum") for n in range(9))
+    with pytest.raises(ConfigError, match="9 strategies and 512 instruments; a line takes 4096 pairs of them"):
+        build_line(Config(strategy=strategies), instruments, 1, 1, Path())

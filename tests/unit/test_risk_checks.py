@@ -355,3 +355,11 @@ def test_every_reason_that_risk_can_give_is_reached_here_or_by_its_amends() -> N
     here = {name for file in tests for name in re.findall(r"reasons\.([A-Z]\w+)", file.read_text())} - {"NAME", "DOC", "NO_REASON"}
     assert here == given
     assert len(given) == 22
+
+
+def test_an_order_whose_worth_would_not_fit_64_bits_is_over_the_limit() -> None:
+    desk = Desk(qty_max_lots=2**40, position_max_lots=2**62, notional_max=10**15, notional_total_max=2**62 - 1)
+    assert refusal(desk.ask(place(BUY, 2**40)))[0] == reasons.NOTIONAL_LIMIT
+    huge = Desk(qty_max_lots=2**40, position_max_lots=2**62, notional_max=2**62 - 1, notional_total_max=2**62 - 1)
+    huge.state.terms["num"] = 2**40
+    assert refusal(huge.ask(place(BUY, 2**40))) == (reasons.NOTIONAL_LIMIT, 2**62 - 1, 2**62)

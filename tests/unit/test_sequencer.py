@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from handlers.domain import reasons
-from handlers.ingest.sequencer import FEEDS_MAX, OWN, PRICE_MAX, QTY_MAX, new_sequencer
+from handlers.ingest.sequencer import FEEDS_MAX, OWN, PRICE_MAX, QTY_MAX, new_sequencer, start_timers
 from tests.sequencing import Intake, kinds_and_times, trades
 from tests.stages import slots
 from transport.records import (
@@ -162,3 +162,13 @@ def test_runs_name_the_rows_of_every_source_in_order() -> None:
 def test_line_takes_a_bounded_number_of_feeds() -> None:
     with pytest.raises(ValueError, match=str(FEEDS_MAX)):
         new_sequencer(FEEDS_MAX + 1, 1, 0, 1, False)
+
+
+@pytest.mark.parametrize(("first", "due"), [(1000, 1100), (1001, 1100), (1099, 1100), (1100, 1200)])
+def test_timers_of_an_origin_begin_after_the_first_record(first: int, due: int) -> None:
+    """START is due at the first record's time, and nothing comes before it."""
+    intake = Intake([[trades([first, first + 150])]], 100)
+    start_timers(intake.sequencer, first, 500)
+    rows = log_of(intake)
+    assert rows["kind"].tolist()[0] == TRADE
+    assert rows["due_ns"][rows["kind"] == TIMER].tolist()[0] == due

@@ -22,7 +22,7 @@ from handlers.ingest.venues.synthetic import SyntheticFeed
 from handlers.signals.errors import StrategyError, StrategyNotFound, StrategyRefused
 from handlers.signals.loading import PROTOTYPE, Attributes, LoadedStep, compile_step, new_state
 from transport import compiled
-from transport.records import FEATURE, INTENT, ORDER, REJECT, empty
+from transport.records import FEATURE, INTENT, ORDER, REJECT, TARGET, empty
 
 HEAD = """
 import math
@@ -332,3 +332,54 @@ def test_strategy_sees_the_levels_it_declares_best_first_with_their_lots(folder:
     assert len(values) > 1000
     assert set(values) == {1.0}
     assert INTENT not in logs["signals"]["kind"]
+
+
+def test_a_built_in_strategy_is_part_of_the_code_hash() -> None:
+    """Its machine code lies under that hash, and `verify` compares it: an edit of it is another program."""
+    assert {f"handlers/signals/strategies/{name}.py" for name in ("momentum", "mean_reversion")} <= set(compiled.SOURCES)
+
+
+def test_packages_beside_a_strategy_are_its_sources_too(folder: Path) -> None:
+    (folder / "lib" / "deep").mkdir(parents=True)
+    (folder / "lib" / "__init__.py").write_text("from .near import HALF\n")
+    (folder / "lib" / "near.py").write_text("from .deep.far import WHOLE\nHALF = WHOLE // 2\n")
+    (folder / "lib" / "deep" / "__init__.py").write_text("")
+    (folder / "lib" / "deep" / "far.py").write_text("WHOLE = 8\n")
+    body = """
+from lib import HALF
+
+@handler(reads=FEATURE)
+def go(s, p, row, out):
+    out.action = TARGET
+    out.qty_lots = HALF
+    return 1
+"""
+    rows = random_rows(1, 1)
+    assert compiled_decisions(load(folder, body), rows) == [(0, TARGET, 4)]
+    found = {str(Path(p).relative_to(folder)) for p in load(folder, body).sources}
+    assert found == {"mine.py", "lib/__init__.py", "lib/near.py", "lib/deep/__init__.py", "lib/deep/far.py"}
+    (folder / "lib" / "deep" / "far.py").write_text("WHOLE = 6\n")
+    assert compiled_decisions(load(folder, body), rows) == [(0, TARGET, 3)]
+
+
+@pytest.mark.parametrize("error", ["KeyboardInterrupt()", "SystemExit(0)", "ValueError('mine')"])
+def test_nothing_that_a_plain_python_step_raises_passes_through_the_call(folder: Path, error: str) -> None:
+    loaded = load(folder, f"""
+@handler(reads=FEATURE, compiled=False)
+def go(s, p, row, out):
+    raise {error}
+""")
+    with pytest.raises(AssertionError):
+        compiled_decisions(loaded, random_rows(1, 1))
+    assert repr(loaded.errors[-1]) == error
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(2**65, "i8"), (300, "u1")])
+def test_a_parameter_that_does_not_fit_is_refused_in_words(folder: Path, value: int, dtype: str) -> None:
+    loaded = load(folder, f"""
+@handler(reads=FEATURE, params=[("lots", "{dtype}")])
+def go(s, p, row, out):
+    return 0
+""")
+    with pytest.raises(ValueError, match=f"lots = {value} does not fit"):
+        loaded.handler.pack_params({"lots": value})

@@ -91,7 +91,7 @@ def submit(state, row):
 
 @kernel
 def report(state, order, kind, now_ns, action, reason, price, qty, leaves):
-    """Put a report on its way; returns its slot for FILL's money, or -1 when the way back is full (counted)."""
+    """Put a report on its way; returns whether there was room, else it is counted and lost."""
     if room(state.reports) == 0:
         state.paper[0].overflow += 1
         return False
