@@ -6,7 +6,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SETUP := .venv/.installed
 # What runs kernels a second time with every index checked.
-BOUNDS_TESTS := tests/unit tests/property
+BOUNDS_TESTS := tests/unit tests/property tests/golden/test_line_oracle.py
 BENCHES := $(patsubst perf/%.py,perf.%,$(wildcard perf/bench_*.py)) perf.pipeline_tick_to_order
 
 # Runs $(2) as the step named $(1) and says how long it took.

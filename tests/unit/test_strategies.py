@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.config import Config, StrategyConfig
+from engine.config import BUILTIN_STRATEGIES, Config, StrategyConfig
 from engine.errors import LineStopped
 from engine.line import Built, build_line, sequence_first_words
 from engine.loops import DECIDING
@@ -20,7 +20,7 @@ from handlers.domain import reasons
 from handlers.domain.schema import EMA_FAST, EMA_SLOW, MID, VOLATILITY
 from handlers.ingest.venues.synthetic import SyntheticFeed
 from handlers.signals.errors import StrategyError, StrategyNotFound, StrategyRefused
-from handlers.signals.loading import PROTOTYPE, Attributes, LoadedStep, compile_step, new_state
+from handlers.signals.loading import BUILT_IN, PROTOTYPE, Attributes, LoadedStep, compile_step, new_state
 from transport import compiled
 from transport.records import FEATURE, INTENT, ORDER, REJECT, TARGET, empty
 
@@ -383,3 +383,7 @@ def go(s, p, row, out):
 """)
     with pytest.raises(ValueError, match=f"lots = {value} does not fit"):
         loaded.handler.pack_params({"lots": value})
+
+
+def test_the_built_ins_that_a_configuration_may_name_are_those_that_can_be_loaded() -> None:
+    assert set(BUILTIN_STRATEGIES) == set(BUILT_IN)
