@@ -246,6 +246,17 @@ def _parts(value: Decimal) -> tuple[int, int]:
     return int("".join(map(str, digits))), exponent
 
 
+def troubles(line: Line) -> dict[str, int]:
+    """What tables had no room for, and reports and messages that fit nothing, counted; what did not happen is left out."""
+    orders, paper = line.orders.line[0], line.paper.paper[0]
+    found = {
+        "BOOK_LEVELS_DROPPED": line.markets["dropped"].sum(), "BOOK_ORDERS_DROPPED": line.books["dropped"].sum(),
+        "BOOK_ORDERS_UNKNOWN": line.markets["unknown_orders"].sum(), "REPORTS_LOST": paper["overflow"],
+        "REPORTS_INVALID": orders["invalid"], "FILLS_LATE": orders["late"], "REPEATED": orders["duplicate"],
+    }  # fmt: skip
+    return {name: int(n) for name, n in found.items() if n}
+
+
 def sequencer_of(built: Built) -> Sequencer:
     """The line's way in."""
     return built.line.sequencer

@@ -87,6 +87,7 @@ def replay(
             raise
     took["seconds_with_journal"] = time.perf_counter() - began - session.starting_s
     summary = _summary(config, origins, tally, built, feeds, hashes, took, title)
+    summary["troubles"] = session.troubles()
     _finish(folder, config, summary, tally, built)
     return Replayed(folder, summary, built, feeds)
 

@@ -108,9 +108,9 @@ def events_rows(summary: Summary) -> list[list[Cell]]:
 
 
 def reason_rows(summary: Summary) -> list[list[Cell]]:
-    """What was refused: by the checks and venues (rejects), and at the door (ingest)."""
+    """What was refused: by the checks and venues (rejects), at the door (ingest), and what tables or states did not take."""
     out = []
-    for key, who in (("rejects", "order"), ("ingest", "input")):
+    for key, who in (("rejects", "order"), ("ingest", "input"), ("troubles", "state")):
         for reason, times in sorted(summary.get(key, {}).items(), key=lambda item: -item[1]):
             out.append([(who, False), (str(reason), False), (count(times), True)])
     return out

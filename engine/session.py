@@ -15,7 +15,7 @@ import numpy as np
 
 from engine.errors import LineStopped
 from engine.journaling import Batch, Rows, Window
-from engine.line import Built
+from engine.line import Built, troubles
 from engine.loops import DECIDING, DONE, FAULT, LOGS_FULL, PACED, SLICE_OVER, WANTS_WINDOW, run_fused
 from handlers.domain.queue import NEVER
 from handlers.ingest.sequencer import open_window, start_timers
@@ -146,6 +146,10 @@ class Session:
             elif why == DONE:
                 return
             assert why in (SLICE_OVER, WANTS_WINDOW, LOGS_FULL, PACED)
+
+    def troubles(self) -> dict[str, int]:
+        """`engine.line.troubles` of the run that has ended."""
+        return troubles(self.built.line)
 
     def _slice(self, deadline: int) -> int:
         """Run until Python is needed or `deadline` (cycles); why it came back."""

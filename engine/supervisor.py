@@ -31,7 +31,7 @@ from engine.observe.histogram import merge
 from engine.ring_loops import BY_INGEST, INPUT_SLOTS, NEXT_OUT, STOP, Rows, run_ingest, take_what_is_left
 from engine.session import Session, terminable
 from engine.workers import (
-    CONFIG, FAULT_FILE, FAULTED, HISTOGRAMS, INPUT, REPORTS, Assignment, edge, load_ring_kernels, work,
+    CONFIG, FAULT_FILE, FAULTED, HISTOGRAMS, INPUT, REPORTS, TROUBLES, Assignment, edge, load_ring_kernels, work,
 )  # fmt: skip
 from handlers.domain.queue import NEVER
 from handlers.orders.brokers.paper import REPORTS_MAX
@@ -85,6 +85,7 @@ class Crew:
         self.strategy = YIELD if len(self.roles) < cores else PARK
         self.workers: dict[str, BaseProcess] = {}
         self.rings: dict[str, Ring] = {}
+        self.troubles: dict[str, int] = {}
         self._hung_s = hung_s
         self._hung: dict[str, str] = {}  # workers that were ended for it, and what is said of them
         self._beats = [0] * len(self.roles)
@@ -220,6 +221,9 @@ class Crew:
             theirs = np.load(self._folder / HISTOGRAMS.format(name))
             for mine, more in zip(line.histograms["bucket"], theirs, strict=True):
                 mine[:] = merge(np.stack([mine, more]))
+            said = msgspec.json.decode((self._folder / TROUBLES.format(name)).read_bytes(), type=dict[str, int])
+            for what, times in said.items():  # every worker folds the books: the same trouble is not several
+                self.troubles[what] = max(times, self.troubles.get(what, 0))
 
     def _end(self, process: BaseProcess) -> None:
         for harder in (None, process.terminate, process.kill):
@@ -265,6 +269,10 @@ class PlacedSession(Session):
                 self._began_ns = time.monotonic_ns()
                 super().run(progress)
                 crew.finish(self.built.line)
+
+    def troubles(self) -> dict[str, int]:
+        """Those of the workers, who had the books and the orders."""
+        return self._crew.troubles
 
     def _slice(self, deadline: int) -> int:
         crew, line = self._crew, self.built.line

@@ -1,7 +1,7 @@
 """A worker: the process that runs one stage of the line, or all stages behind INGEST, over rings in shared memory.
 
 It is told everything by an `Assignment`, builds the line itself from the configuration, and keeps only the state of its stage.
-Its words to the supervisor are its exit status and two files: why it stopped, and how long its stage took.
+Its words to the supervisor are its exit status and files: why it stopped, how long its stage took, what it had trouble with.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 
 from engine.config import Config, resolve
 from engine.errors import EngineError
-from engine.line import Built, build_line
+from engine.line import Built, build_line, troubles
 from engine.loops import DECIDING, DONE, FAULT, FEATURES, SLICE_OVER, WHOLE
 from engine.ring_loops import BY_NEXT, STOP, Edge, Rows, run_ingest
 from engine.session import SLICE_NS, fault_text
@@ -36,7 +36,7 @@ from transport.wait import PARK
 
 FAULTED, FAILED = 3, 4  # exit status: a strategy's fault, anything else; 0 is the end or a word to stop
 INPUT, REPORTS = "input", "reports"
-CONFIG, FAULT_FILE, HISTOGRAMS = "config.toml", "{}.fault", "{}.npy"
+CONFIG, FAULT_FILE, HISTOGRAMS, TROUBLES = "config.toml", "{}.fault", "{}.npy", "{}.json"
 
 
 @dataclass(frozen=True)
@@ -151,6 +151,7 @@ def _work(a: Assignment) -> int:
         return FAULTED
     assert why in (DONE, STOPPED)
     np.save(folder / HISTOGRAMS.format(a.name), built.line.histograms["bucket"])
+    (folder / TROUBLES.format(a.name)).write_bytes(msgspec.json.encode(troubles(built.line)))
     return 0
 
 
