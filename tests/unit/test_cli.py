@@ -31,7 +31,7 @@ FEED = "synthetic:30_000:11:2"
 HELP_CPU_S = 0.3
 # documentation promises these of summary.json
 SUMMARY_KEYS = {
-    "title", "events", "inputs", "orders", "fills", "rejects", "synthetic", "seconds", "seconds_with_journal", "seconds_starting",
+    "title", "troubles", "events", "inputs", "orders", "fills", "rejects", "synthetic", "seconds", "seconds_with_journal", "seconds_starting",
     "events_per_second",
     "ingest", "first_offenders", "gaps", "accounts", "pnl", "latency", "latency_sampled_every", "hashes", "code_hash", "placement",
     "python_strategies", "machine",
