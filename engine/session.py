@@ -91,7 +91,6 @@ class Session:
         self.take = take
         self.speed = speed
         self.timer_origin_ns = timer_origin_ns
-        self.rows_done = 0
         self.first_ns: int | None = None
         self.starting_s = 0.0  # of the time that `run` takes, what passed before the first record: processes were started
         self._began_ns = 0

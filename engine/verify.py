@@ -24,7 +24,7 @@ from engine.journaling import INPUT_LOG, MarketHash, Rows
 from engine.line import Built, build_line
 from engine.loops import DECIDING, FAULT, LOGS_FULL, MISSED_REPORT, NO_REPORT, OTHER_REPORT, SLICE_OVER, run_logged
 from engine.run_folder import Environment, Run, environment, open_run
-from engine.session import fault_text
+from engine.session import fault_text, raise_interrupt
 from engine.summary import Tally
 from engine.verify_placed import run_again
 from handlers.ingest.sequencer import FROM_FEEDS, first_refused
@@ -271,6 +271,7 @@ def _run_piece(built: Built, rows: Rows, compared: list[Compared], tally: Tally)
         if differing:
             return differing
         if why == FAULT:
+            raise_interrupt(built)
             return None
         if why in REPORTS:
             text = f"seq {rows[at]['seq']}, stage exchange: {REPORTS[why]}"

@@ -97,9 +97,14 @@ def local_sources(path: Path) -> dict[str, str]:
 
 
 def _files_of(name: str, base: Path, here: Path) -> list[Path]:
-    """Where module `name` and its packages would lie: beside the strategy, or from `here` when it begins with dots."""
+    """Where module `name` and its packages would lie: beside the strategy, or from `here` when it begins with dots.
+
+    Nowhere for the engine's own, which a strategy in its checkout has beside it: they are loaded, and in the code hash.
+    """
     bare = name.lstrip(".")
     dots = len(name) - len(bare)
+    if not dots and bare.partition(".")[0] in compiled.PACKAGES:
+        return []
     folder = base if not dots else here.joinpath(*[".."] * (dots - 1)).resolve()
     out = []
     for part in bare.split(".") if bare else ():

@@ -362,6 +362,20 @@ def go(s, p, row, out):
     assert compiled_decisions(load(folder, body), rows) == [(0, TARGET, 3)]
 
 
+def test_a_strategy_in_a_checkout_of_the_engine_uses_the_engine_that_runs(folder: Path) -> None:
+    for package in compiled.PACKAGES:
+        (folder / package).mkdir()
+        (folder / package / "__init__.py").write_text("raise ImportError('another engine')\n")
+    (folder / "handlers" / "contract.py").write_text("raise ImportError('another engine')\n")
+    loaded = load(folder, """
+@handler(reads=FEATURE)
+def go(s, p, row, out):
+    return 0
+""")
+    assert isinstance(loaded.handler, Handler)
+    assert set(loaded.sources) == {str(folder / "mine.py")}
+
+
 @pytest.mark.parametrize("error", ["KeyboardInterrupt()", "SystemExit(0)", "ValueError('mine')"])
 def test_nothing_that_a_plain_python_step_raises_passes_through_the_call(folder: Path, error: str) -> None:
     loaded = load(folder, f"""
