@@ -89,6 +89,8 @@ class Compared:
 
     def _words(self, was: Rows, now: Rows) -> str:
         head = f"seq {was[0]['seq']}, stage {self._stage_of(was[0])}, row {was[0]['row']}"
+        if was[0]["part"]:
+            head += f", part {was[0]['part']}"
         if was[0]["kind"] != now[0]["kind"]:
             return f"{head}: kind {NAME_OF.get(int(was[0]['kind']))} in the log, {NAME_OF.get(int(now[0]['kind']))} now"
         return f"{head} ({NAME_OF[int(was[0]['kind'])]}): {'; '.join(differences(was[0], now[0]))}"

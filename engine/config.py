@@ -88,6 +88,7 @@ class FeaturesConfig(Section, frozen=True):
     ema_slow: Window = 200  # four times the fast, the usual ratio of a crossover
     volatility_window: Window = 200  # as the slow average, so that both turn over together
     bar_interval_s: Annotated[int, Meta(ge=1, le=86_400)] = 60  # the minute bar
+    depth: Annotated[int, Meta(ge=0, le=32)] = 0  # levels of the book a side in the feature row: a slot more for two of them
 
 
 class RiskConfig(Section, frozen=True):

@@ -40,9 +40,9 @@ from engine.tables import (
     columns_of,
 )
 from handlers.domain import reasons
-from handlers.domain.schema import SCHEMA_ID
+from handlers.domain.schema import SCHEMA_ID, SCHEMA_MASK
 from transport.instruments import MONEY_DECIMALS, Instrument
-from transport.records import ACK, AFTER_FILL, LIMIT_ORDER, NO_INSTRUMENT, POSITION, REC
+from transport.records import ACK, AFTER_FILL, LIMIT_ORDER, NO_INSTRUMENT, POSITION, REC, copied, long_dtype
 
 __all__ = ["FORMATS", "TABLES", "TOP", "Column", "ExportError", "columns_of", "write_table"]
 
@@ -110,6 +110,7 @@ class Converter:
         self.instruments = instruments
         self.money_decimals = money_decimals
         self._totals = Totals()
+        self._values = [c for c in columns if c.field.startswith("values")]  # of a feature row, all of them
         self._steps = {
             "price": [_mantissa(i.tick) for i in instruments],
             "qty": [_mantissa(i.lot) for i in instruments],
@@ -138,12 +139,19 @@ class Converter:
             return rows
         if rows.dtype != REC:
             raise ExportError(f"the table of {self.table} is made of records (dtype REC)")
-        chosen = rows[np.isin(rows["kind"], KINDS_OF[self.table])]
+        chosen = copied(rows, np.isin(rows["kind"], KINDS_OF[self.table]))
         if self.table == "pnl":
-            chosen = chosen[chosen["action"] == AFTER_FILL]
-        if self.table == "features" and (chosen["schema_id"] != SCHEMA_ID).any():
+            chosen = copied(chosen, chosen["action"] == AFTER_FILL)
+        return self._long(chosen) if self.table == "features" else chosen
+
+    def _long(self, slots: Rows) -> Rows:
+        """Feature rows, each as one element, of slots that hold whole rows."""
+        parts = 1 + max(int(c.field.partition(".")[0].removeprefix("values") or 0) for c in self._values)
+        if (slots["count"] != len(self._values)).any() or (slots["schema_id"] & SCHEMA_MASK != SCHEMA_ID).any():
             raise ExportError(f"features of another schema than {SCHEMA_ID}: this version cannot name their columns")
-        return chosen
+        if len(slots) % parts or (slots["part"].reshape(-1, parts) != np.arange(parts)).any():
+            raise ExportError("a feature row lacks some of its slots")
+        return slots.view(long_dtype(parts))
 
     def cells(self, rows: Rows) -> list[Cells]:
         """One list per column, all of len(rows)."""

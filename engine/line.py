@@ -18,6 +18,7 @@ from engine.loops import CONTROL, DECIDING, LOG_ROWS, STAGES, Line, Logs, Scratc
 from engine.observe.histogram import HISTOGRAM
 from handlers.domain.book import new_markets
 from handlers.domain.queue import NEVER, push_first
+from handlers.domain.schema import features_of
 from handlers.domain.terms import new_terms
 from handlers.features import stage as features
 from handlers.ingest.sequencer import Sequencer, new_sequencer
@@ -76,6 +77,11 @@ def load_strategies(config: Config, instruments: Sequence[Instrument], base: Pat
             params = loaded.handler.pack_params(wanted.params)
         except ValueError as error:
             raise StrategyError(f"strategy {wanted.name}: {error}") from error
+        count = len(features_of(config.features.depth))
+        if loaded.handler.values > count:
+            raise ConfigError(
+                f"strategy {wanted.name} sees {loaded.handler.values} values of a feature row, which has {count}: raise features.depth"
+            )
         shared = wanted.scope == "strategy"
         states = new_state(loaded.handler, 1 if shared else max(1, len(places)))
         found.append(Strategy(wanted.name, number, loaded, places, states, params))
@@ -97,6 +103,7 @@ def _subscriptions(strategies: Sequence[Strategy]) -> list[tuple[Any, ...]]:
                     s.params.ctypes.data,
                     handler.rows_max,
                     handler.depth,
+                    handler.values,
                     handler.reads,
                 )
             )
@@ -169,7 +176,7 @@ def build_line(config: Config, instruments: Sequence[Instrument], feeds: int, ep
         books=books,
         features=features.new_features(
             n, f.ema_fast, f.ema_slow, f.volatility_window, f.bar_interval_s * 10**9, config.line.top == "quote",
-            config.line.checkpoint_inputs,
+            config.line.checkpoint_inputs, f.depth,
         ),
         signals=signals.new_signals(_subscriptions(strategies), n),
         risk=risk.new_risk(limits, line_limits, len(strategies), terms),

@@ -120,7 +120,7 @@ def step_line(line, r, timed):
         apply_market(m, line.books, r)
         on_market(line.paper, m, r)
     n_features = step_features(line.features, m, r, scratch.features)
-    checkpoint = step_checkpoint(line.features, r, n_features, scratch.features[n_features])
+    checkpoint = step_checkpoint(line.features, r, n_features, scratch.features)
     if line.control[0].log_features:
         counts[0] = keep(logs.features, counts[0], scratch.features, n_features)
     if checkpoint:

@@ -40,7 +40,7 @@ from handlers.ingest.sequencer import NOTHING, STARVED, admit_feed, admit_own, c
 from transport.atomics import cycles, fence_release, load_acquire, store_release
 from transport.compiled import kernel
 from transport.records import CHECKPOINT
-from transport.ring import consumer_cell, control_cell, head, mask, publish, readable, release, tail, watermark, writable
+from transport.ring import consumer_cell, control_cell, head, mask, publish, readable, release, tail, watermark, whole_rows, writable
 from transport.wait import PARK, SPINS, relax
 
 HELD, CROWDED = 5, 6  # why sequencing stopped, besides the reasons in engine.loops: the exchange may be earlier; INPUT is full
@@ -81,13 +81,15 @@ def take_log(edge, log, counts, k, only_checkpoints):
     """Move a stage's rows to its log, as far as there is room; whether none was left."""
     cursors, slots = edge.cursors, edge.slots
     while True:
-        n = readable(cursors, BY_INGEST)
-        if n == 0:
+        there = readable(cursors, BY_INGEST)
+        if there == 0:
             return True
-        n = min(n, len(log) - counts[k])
+        at, wrap = tail(cursors, BY_INGEST), mask(cursors)
+        n = min(there, len(log) - counts[k])
+        if n < there:
+            n = whole_rows(slots, at, wrap, n)
         if n == 0:
             return False
-        at, wrap = tail(cursors, BY_INGEST), mask(cursors)
         for i in range(n):
             row = slots[(at + i) & wrap]
             if not only_checkpoints or row.kind == CHECKPOINT:

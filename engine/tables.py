@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from engine.errors import EngineError
-from handlers.domain.schema import FEATURES
+from handlers.domain.schema import FEATURES, features_of
 from transport.instruments import Instrument
 from transport.records import (
     ACCEPTED,
@@ -44,6 +44,7 @@ from transport.records import (
     SIGNAL,
     TAKER,
     TRADE,
+    VALUES_PER_SLOT,
 )
 
 TOP = np.dtype(
@@ -64,7 +65,7 @@ class Column(NamedTuple):
 
     name: str
     kind: str  # one of NUMBER_KINDS, DECIMAL_KINDS or TEXT_KINDS
-    field: str  # `values.3` is the fourth of an array
+    field: str  # `values.3` is the fourth of an array, `values1.3` that of a long row's second slot
     blank: str = ""  # the cell is empty where this field is zero, or by the rule PRICED or IF_MARKED
 
 
@@ -154,10 +155,17 @@ TABLES = tuple(COLUMNS)
 FORMATS = ("csv", "parquet")
 
 
-def columns_of(table: str, instruments: Sequence[Instrument] = ()) -> tuple[Column, ...]:
-    """Columns of `table`; the tops of one Binance instrument are `u, bid, bid_qty, ask, ask_qty`. Raises ExportError."""
+def columns_of(table: str, instruments: Sequence[Instrument] = (), depth: int = 0) -> tuple[Column, ...]:
+    """Columns of `table`; features have those of `depth` levels behind their own. Raises ExportError.
+
+    The tops of one Binance instrument are `u, bid, bid_qty, ask, ask_qty`.
+    """
     if table not in COLUMNS:
         raise ExportError(f"no table {table!r}; there are {', '.join(TABLES)}")
     if table == "tops" and len(instruments) == 1 and instruments[0].venue.startswith("binance"):
         return BINANCE_TOPS
+    if table == "features":
+        more = enumerate(features_of(depth)[len(FEATURES) :], len(FEATURES))
+        places = ((feature.name, *divmod(i, VALUES_PER_SLOT)) for i, feature in more)
+        return (*COLUMNS[table], *(Column(name, "float", f"values{part}.{k}") for name, part, k in places))
     return COLUMNS[table]

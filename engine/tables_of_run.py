@@ -15,7 +15,7 @@ from engine.feeds import open_feeds
 from engine.importing import merged
 from engine.journaling import Rows
 from engine.run_folder import Run, open_run
-from engine.tables import TOP
+from engine.tables import TOP, columns_of
 from handlers.domain.book import apply_market, best_lots, best_price, level_at, new_markets
 from transport.compiled import kernel
 from transport.instruments import Instrument
@@ -68,8 +68,9 @@ def export(sources: Sequence[str], table: str, config: Config, out: Path | None,
     if len(sources) == 1 and (Path(sources[0]) / "run.json").is_file():
         run = open_run(Path(sources[0]))
         rows = _rows_of_run(run, table)
-        decimals = run.config().account.money_decimals
-        return write_table(rows, table, run.instruments, out, form, decimals)
+        config = run.config()
+        columns = columns_of(table, run.instruments, config.features.depth)
+        return write_table(rows, table, run.instruments, out, form, config.account.money_decimals, columns)
     feeds, instruments = open_feeds(sources, config.instrument)
     if table not in ("trades", "quotes", "tops"):
         raise EngineError(f"{table} are made by a run: replay the feed first, then export the run's folder")

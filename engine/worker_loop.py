@@ -27,7 +27,7 @@ from handlers.signals.stage import step_signals
 from transport.atomics import cycles, fence_acquire, load_acquire, store_release
 from transport.compiled import kernel
 from transport.records import BY_EXCHANGE, CHECKPOINT
-from transport.ring import drained, head, mask, publish, readable, release, set_watermark, tail, watermark, writable
+from transport.ring import drained, head, mask, publish, readable, release, set_watermark, tail, watermark, whole_rows, writable
 from transport.wait import PARK, SPINS, relax
 
 STOPPED = 7  # why the loop came back, besides those of engine.loops: INGEST's process said so
@@ -117,7 +117,7 @@ def step_stage(line, stage, above, r, timed):
             on_market(line.paper, m, r)
     if stage == FEATURES:
         n = step_features(line.features, m, r, scratch.features)
-        n += step_checkpoint(line.features, r, n, scratch.features[n])
+        n += step_checkpoint(line.features, r, n, scratch.features)
         counts[0] = keep(logs.features, counts[0], scratch.features, n)
     elif stage == SIGNALS:
         came = rows_above(above, r.seq, scratch.features)
@@ -147,6 +147,8 @@ def hand_on(edge, log, counts, k, state):
     left = counts[k] - state[SENT + k]
     if left > 0:
         granted = writable(cursors, left)
+        if granted < left:
+            granted = whole_rows(log, state[SENT + k], -1, granted)
         at, wrap = head(cursors), mask(cursors)
         for i in range(granted):
             copy_slot(slots[(at + i) & wrap], log[state[SENT + k] + i])

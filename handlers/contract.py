@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from transport.records import BAR, FEATURE, FILL, FORECAST, SIGNAL, TIMER, TRADE
+from transport.records import BAR, FEATURE, FILL, FORECAST, PARTS_MAX, SIGNAL, TIMER, TRADE, VALUES_PER_SLOT
 
 CALLS_MAX = 64  # continuations of one handler on one record
 ROWS_MAX = 32  # rows of one call
 DEPTH_MAX = 32  # book levels a side in the view
+VALUES_MAX = PARTS_MAX * VALUES_PER_SLOT  # of a long row in the view
 GUARD_ROWS = 8  # slots behind the rows, watched for writes past rows_max
 
 Fields = Sequence[tuple[str, str]] | Sequence[tuple[str, str, tuple[int, ...]]]
@@ -47,10 +48,13 @@ VIEW = np.dtype(VIEW_FIELDS)
 READABLE = {TRADE, FEATURE, FILL, TIMER, BAR, FORECAST, SIGNAL}
 
 
-def view_dtype(depth: int) -> np.dtype[Any]:
-    """The VIEW, and behind it `depth` levels a side when a strategy declares them (price 0 where there is none)."""
+def view_dtype(depth: int, values: int = 0) -> np.dtype[Any]:
+    """The VIEW, and behind it what a strategy declares besides.
+
+    `depth` book levels a side (price 0 where there is none); `values` of the feature row it reads, or read last, from the first on.
+    """
     levels = [(n, "i8", (depth,)) for n in ("bids_ticks", "bids_lots", "asks_ticks", "asks_lots")] if depth else []
-    return np.dtype([*VIEW_FIELDS, *levels])
+    return np.dtype([*VIEW_FIELDS, *levels, *([("values", "f8", (values,))] if values else [])])
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Handler:
     defaults: dict[str, float]
     rows_max: int
     depth: int
+    values: int
     compiled: bool
     name: str = field(default="")
 
@@ -97,19 +102,24 @@ def handler(
     defaults: dict[str, float] | None = None,
     rows_max: int = 1,
     depth: int = 0,
+    values: int = 0,
     compiled: bool = True,
 ) -> Callable[[Callable[..., int]], Handler]:
     """Declare a step: the kinds it `reads`, its `state` and `params` fields (numpy formats), rows a call, book levels it sees.
 
+    A feature row of over eight values is a long row: a record shows the first eight, `values` of them stand in `s.values`.
     Raises TypeError for a declaration that cannot hold: a kind it may not read, a state field that hides one of the view,
-    rows_max outside 1..32, depth outside 0..32. `compiled=False` runs the step as plain Python, slower, in the same order.
+    rows_max outside 1..32, depth outside 0..32, values outside 0..256. `compiled=False` runs the step as plain Python, slower,
+    in the same order.
     """
     kinds = (reads,) if isinstance(reads, int) else tuple(reads)
     if not set(kinds) <= READABLE:
         raise TypeError(f"a step may read {sorted(READABLE)}, not {sorted(set(kinds) - READABLE)}")
     if not 1 <= rows_max <= ROWS_MAX or not 0 <= depth <= DEPTH_MAX:
         raise TypeError(f"rows_max is 1..{ROWS_MAX} and depth 0..{DEPTH_MAX}")
-    view = view_dtype(depth)
+    if not 0 <= values <= VALUES_MAX:
+        raise TypeError(f"values is 0..{VALUES_MAX}")
+    view = view_dtype(depth, values)
     hidden = {f[0] for f in state} & set(view.names or ())
     if hidden:
         raise TypeError(f"state field {sorted(hidden)[0]!r} hides a field of the view")
@@ -118,6 +128,6 @@ def handler(
 
     def declare(step: Callable[..., int]) -> Handler:
         base = {} if params else {"unused": 0.0}
-        return Handler(step, kinds, whole, options, {**base, **(defaults or {})}, rows_max, depth, compiled, step.__name__)
+        return Handler(step, kinds, whole, options, {**base, **(defaults or {})}, rows_max, depth, values, compiled, step.__name__)
 
     return declare

@@ -1,7 +1,7 @@
 """Reading a log: blocks in order, any range of rows, its hash, and what is wrong with it.
 
 Opening costs a header and a seal a segment; the frames of a segment are walked when its first row is asked for. The end of an
-open segment that is not a whole frame is *torn*: cut, told, never read. Anything else that does not hold is *damage*: reading
+open segment that is not a whole frame, or not a whole long row, is *torn*: cut, told, never read. Anything else that does not hold is *damage*: reading
 stops there with DamagedError, and `verify` lists all of it. What it cannot see is a log whose last segments were removed
 whole: a log that was closed says so (`closed`), and the last digest, signed or kept elsewhere, settles it.
 """
@@ -75,6 +75,8 @@ class LogReader:
         for number, path in enumerate(self.files):
             if not self._place(number, path):
                 break
+        if not self.closed:
+            self._drop_part_of_row()
 
     def __enter__(self) -> LogReader:
         return self
@@ -151,6 +153,18 @@ class LogReader:
             return self._stop(path, found.hole)
         return True if last else self._stop(path, "segments follow one that was never sealed")
 
+    def _drop_part_of_row(self) -> None:
+        """End before a long row whose last slots were not written: a writer that was killed may have been between two blocks."""
+        if not self.rows_total:
+            return
+        try:
+            last = self.rows(self.rows_total - 1, 1)[0]
+        except DamagedError:
+            return  # told by whoever reads it
+        if last["part"] + 1 < last["parts"]:
+            self.rows_total -= min(self.rows_total, int(last["part"]) + 1)
+            self.torn = f"{self.files[-1].name}: cut at row {self.rows_total}, within a row of {last['parts']} slots"
+
     def _load(self, number: int) -> tuple[bytes, Walk]:
         if self._held is None or self._held[0] != number:
             segment = self.segments[number]
@@ -183,11 +197,14 @@ class LogReader:
 
     def blocks(self) -> Iterator[tuple[int, Rows]]:
         """(first row, rows) of every block in order; raises DamagedError where the log is damaged, after what is good."""
+        yield from self._whole_blocks()
+        if self.damage:
+            raise DamagedError(f"{self.path}: {self.damage}")
+
+    def _whole_blocks(self) -> Iterator[tuple[int, Rows]]:
         for number in range(-(-self.rows_total // BLOCK_ROWS)):
             rows = self._block(number)[0]
             yield number * BLOCK_ROWS, rows[: self.rows_total - number * BLOCK_ROWS]
-        if self.damage:
-            raise DamagedError(f"{self.path}: {self.damage}")
 
     def rows(self, start: int, count: int) -> Rows:
         """A copy of `count` rows from `start`; raises IndexError beyond rows_total, DamagedError in a damaged block."""
@@ -208,8 +225,8 @@ class LogReader:
     def digest(self) -> str:
         """The log's hash (hex) computed anew from its records; what is torn or damaged at the end does not count."""
         digest = chain_start(self.name)
-        for number in range(-(-self.rows_total // BLOCK_ROWS)):
-            digest = chain_next(digest, packed(self._block(number)[0]))
+        for _, rows in self._whole_blocks():
+            digest = chain_next(digest, packed(rows))
         return digest.hex()
 
     def verify(self) -> list[Damage]:

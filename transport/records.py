@@ -12,8 +12,8 @@ What a kernel needs first stands first: a trade or a book delta is read from its
 sequence number, the line or offset the record came from) comes last. `REC` is the union of all kinds: names of different kinds
 may overlap in place, and one name always has one place. transport knows these bytes, not their meaning.
 
-A *long row* is `parts` consecutive slots with the same `seq` and `row` and `part` = 0, 1, …; they are published and journaled
-together. A *blob* (configuration, instrument table) lies beside the log under its SHA-256; a record carries its first 8 bytes.
+A *long row* is `parts` consecutive slots with the same header but for `part` = 0, 1, …, parts - 1, and a share of the values each;
+they are published and journaled together. `parts` 0 or 1 is a row of one slot. A *blob* (configuration, instrument table) lies beside the log under its SHA-256; a record carries its first 8 bytes.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from msgspec import Meta
 SLOT_BYTES = 128
 HEADER_BYTES = 48
 VALUES_PER_SLOT = 8
+PARTS_MAX = 32  # slots of a long row: 256 values
 
 
 def _integer(np_type: str, low: int, high: int, at: int | None = None) -> Any:
@@ -110,8 +111,8 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
     kind: U8
     flags: U8
     row: U16  # among the rows of one stage for one seq
-    part: U8
-    parts: U8
+    part: U8  # of a long row, from 0
+    parts: U8  # slots of the row; 0 is 1
     epoch: U16  # counts starts of the line
     side: U8  # NO_SIDE, BUY/BID or SELL/ASK
     action: U8  # meaning depends on kind
@@ -467,6 +468,18 @@ def empty(rows: int) -> np.ndarray[Any, Any]:
 def copied(rows: np.ndarray[Any, Any], where: Any = slice(None)) -> np.ndarray[Any, Any]:
     """A copy of slots, of those at `where` (mask or indices) when given; numpy's own copies a union field by field, 50 times slower."""
     return rows.view(f"V{SLOT_BYTES}")[where].copy().view(REC)
+
+
+def long_dtype(parts: int) -> np.dtype[Any]:
+    """A long row of `parts` slots as one element: the fields of its first slot, and `values1`, `values2`, … of the slots behind it."""
+    assert REC.names is not None and REC.fields is not None
+    behind = range(1, parts)
+    return np.dtype({
+        "names": [*REC.names, *(f"values{p}" for p in behind)],
+        "formats": [*(REC[name] for name in REC.names), *(REC["values"] for _ in behind)],
+        "offsets": [*(REC.fields[name][1] for name in REC.names), *(p * SLOT_BYTES + HEADER_BYTES for p in behind)],
+        "itemsize": parts * SLOT_BYTES,
+    })  # fmt: skip
 
 
 def to_struct(slot: np.void) -> Record:

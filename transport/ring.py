@@ -186,11 +186,27 @@ def consumer_cell(consumer):
     return SEEN + 1 + consumer * CONSUMER
 
 
+@kernel(inline=True)
+def whole_rows(slots, first, wrap, count):
+    """The most of `count` slots from `first` on that does not end within a long row; the slot behind them is looked at.
+
+    Who cannot move all there is moves that many, so that a long row is never seen in part. `wrap` -1 is an array that does not.
+    """
+    while count > 0 and slots[(first + count) & wrap].part > 0:
+        count -= 1
+    return count
+
+
 # --- copies, and taps -----------------------------------------------------------------------------------------------------
 @kernel
 def push(cursors, slots, rows, start, stop):
-    """Copy rows[start:stop] in, as many as there is room for, and publish them; returns how many. Producer only."""
+    """Copy rows[start:stop] in, as many whole rows as there is room for, and publish them; returns the slots. Producer only.
+
+    A long row must fit the ring, or it is never taken.
+    """
     granted = writable(cursors, stop - start)
+    if granted < stop - start:
+        granted = whole_rows(rows, start, -1, granted)
     if granted > 0:
         first, wrap = cursors[HEAD], cursors[CAPACITY] - 1
         for i in range(granted):
@@ -201,10 +217,13 @@ def push(cursors, slots, rows, start, stop):
 
 @kernel
 def pop(cursors, slots, consumer, out):
-    """Copy the records that are there into `out`, as many as it holds, and release them; returns how many."""
-    count = min(readable(cursors, consumer), out.size)
+    """Copy the rows that are there into `out`, as many whole ones as it holds, and release them; returns the slots."""
+    there = readable(cursors, consumer)
+    count = min(there, out.size)
     if count > 0:
         first, wrap = cursors[CURSOR + consumer * CONSUMER], cursors[CAPACITY] - 1
+        if count < there:
+            count = whole_rows(slots, first, wrap, count)
         for i in range(count):
             out[i] = slots[(first + i) & wrap]
         release(cursors, consumer, count)
@@ -219,10 +238,13 @@ def tap_read(cursors, slots, tap, out):
     holds nothing of use: the producer was a round ahead, the tap has moved to the newest record and counted what it missed.
     """
     first = tap[TAP_POSITION]
-    count = min(head(cursors) - first, out.size)
+    there = head(cursors) - first
+    count = min(there, out.size)
     if count <= 0:
         return 0
     wrap = cursors[CAPACITY] - 1
+    if count < there:
+        count = whole_rows(slots, first, wrap, count)
     for i in range(count):
         out[i] = slots[(first + i) & wrap]
     fence_acquire()  # the copy is made before we look how far the producer has claimed

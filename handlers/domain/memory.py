@@ -108,7 +108,7 @@ def zero_slot(typingctx: Any, target: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def slot_word(typingctx: Any, record: Any, index: Any) -> Any:
-    """Word `index` (0..15) of a slot as uint64, for digests."""
+    """Word `index` of a slot as uint64: 0..15, and on into the slots behind it that belong to the same long row."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         words = builder.bitcast(args[0], ir.IntType(64).as_pointer())

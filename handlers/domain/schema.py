@@ -25,6 +25,25 @@ FEATURES = (
     Feature("ema_slow", "ticks", "the same, slower"),
     Feature("volatility", "ticks", "root of the exponential mean of squared mid changes, an event"),
 )
-SCHEMA_ID = 1
+SCHEMA_ID = 1  # of FEATURES and LEVEL; above it in a row's schema_id stands how many levels it has
+SCHEMA_MASK = 0xFFFF
+LEVEL = (
+    Feature("bid", "ticks", "price of the k-th best bid, 0 where there is none"),
+    Feature("bid_lots", "lots", "its quantity"),
+    Feature("ask", "ticks", "price of the k-th best ask, 0 where there is none"),
+    Feature("ask_lots", "lots", "its quantity"),
+)
+DEPTH_MAX = 32  # levels a side: 136 values in 17 slots
 MID, SPREAD, MICROPRICE, IMBALANCE, OFI, EMA_FAST, EMA_SLOW, VOLATILITY = range(len(FEATURES))
-assert len(FEATURES) == VALUES_PER_SLOT, "one slot holds the row; more features make it a long row"
+assert len(FEATURES) == VALUES_PER_SLOT, "the first slot holds these, the levels stand in the slots behind it"
+
+
+def features_of(depth: int) -> tuple[Feature, ...]:
+    """Values of a feature row with `depth` levels of the book, in order: FEATURES, then bid, bid lots, ask, ask lots of each level."""
+    levels = (Feature(f"{v.name}_{k}", v.unit, v.what) for k in range(1, depth + 1) for v in LEVEL)
+    return (*FEATURES, *levels)
+
+
+def schema_id(depth: int) -> int:
+    """What a row with `depth` levels bears."""
+    return SCHEMA_ID | depth << 16

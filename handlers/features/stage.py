@@ -1,6 +1,6 @@
 """FEATURES: a market record in, bars and feature rows out.
 
-    INPUT ──► (books folded by the runner) ──► bars, feature rows ──► SIGNALS
+    INPUT ──► (books folded by the runner) ──► bars, feature rows ──► SIGNALS        a row with levels is a long row
                                           └──► a checkpoint every `checkpoint` inputs: the rolling digest of those rows
 """
 
@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from handlers.domain.book import best_lots, best_price, two_sided
-from handlers.domain.memory import set_slot_word, slot_word, zero_slot
+from handlers.domain.book import NO_LEVEL, best_lots, best_price, level_at, next_level, two_sided
+from handlers.domain.memory import copy_slot, set_slot_word, slot_word, zero_slot
 from handlers.domain.rows import begin, stamp
-from handlers.domain.schema import FEATURES, SCHEMA_ID
+from handlers.domain.schema import features_of, schema_id
 from handlers.features.bars import BAR_STATE, add_trade, close_bar
 from handlers.features.streaming import FEATURE_PARAMS, FEATURE_STATE, TOP_BOOK, TOP_QUOTE, update
 from transport.compiled import kernel
@@ -21,10 +21,9 @@ from transport.records import (
     ASK, BAR, BID, BOOK_DELTA, BOOK_SNAPSHOT, BY_FEATURES, CHECKPOINT, COMMAND, END_OF_FEED, EVENT_END, FEATURE, QUOTE, TRADE,
 )  # fmt: skip
 
-ROWS_MAX = 520  # of one input: a bar an instrument at the end of the feed, a feature row, a checkpoint
+ROWS_MAX = 520  # slots of one input: a bar an instrument at the end of the feed and a checkpoint, else a bar and a long row
 INSTRUMENTS_MAX = 512
-SCHEMA_WORD = np.uint64(SCHEMA_ID | len(FEATURES) << 32)  # schema_id and count
-DIGEST = np.dtype([("value", "u8"), ("rows", "i8"), ("due", "i8")])  # due: seq of the next checkpoint
+DIGEST = np.dtype([("value", "u8"), ("rows", "i8"), ("due", "i8")])  # rows: slots so far; due: seq of the next checkpoint
 _P1, _P2 = 0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F  # odd, of xxHash
 _KEY = np.array([(_P1 * (2 * i + 1) ^ (_P2 >> i)) >> 8 & 0x7FFFFFFF | 1 << 30 | 1 for i in range(16)], np.uint64)  # of one instruction
 
@@ -39,14 +38,16 @@ class FeaturesState(NamedTuple):
 
 
 def new_features(
-    instruments: int, ema_fast: int, ema_slow: int, volatility_window: int, bar_ns: int, top_quote: bool, checkpoint: int
-) -> FeaturesState:
-    """Windows in events, `bar_ns` > 0, `checkpoint` in inputs."""
+    instruments: int, ema_fast: int, ema_slow: int, volatility_window: int, bar_ns: int, top_quote: bool, checkpoint: int,
+    depth: int = 0,
+) -> FeaturesState:  # fmt: skip
+    """Windows in events, `bar_ns` > 0, `checkpoint` in inputs, `depth` levels a side in a feature row, 0 to 32."""
     params = np.zeros(1, FEATURE_PARAMS)
     params["alpha_fast"], params["alpha_slow"] = 2.0 / (ema_fast + 1), 2.0 / (ema_slow + 1)
     params["alpha_volatility"] = 2.0 / (volatility_window + 1)
     params["bar_ns"], params["checkpoint"] = bar_ns, checkpoint
     params["top"] = TOP_QUOTE if top_quote else TOP_BOOK
+    params["depth"], params["schema"] = depth, schema_id(depth) | len(features_of(depth)) << 32
     rows = max(1, instruments)
     digest = np.zeros(1, DIGEST)
     digest["due"] = checkpoint - 1
@@ -55,7 +56,7 @@ def new_features(
 
 @kernel(inline=True)
 def fold_digest(digest, row):
-    """Mix one row into the rolling digest: its place, instrument, kind and its own 80 bytes; the times are its cause's.
+    """Mix one slot into the rolling digest: its place, instrument, kind and its own 80 bytes; the times are its cause's.
 
     A sum of products of pairs of words, each with a constant added (the NH of UMAC, RFC 4418 5.2), whose multiplications overlap;
     then one mix with what was before.
@@ -82,9 +83,34 @@ def close_all_bars(state, r, out):
     return n
 
 
+@kernel
+def add_levels(state, m, out, n):
+    """Go on with the feature row begun in out[n], two levels of the book a slot; returns how many slots are in `out`."""
+    depth = state.params[0].depth
+    behind = (depth + 1) // 2
+    out[n].parts = 1 + behind
+    for part in range(1, 1 + behind):
+        row = out[n + part]
+        copy_slot(row, out[n])
+        row.part = part
+        row["values"][:] = 0.0
+    for s in range(2):
+        key = m.best[s] if m.valid else NO_LEVEL
+        for k in range(depth):
+            if key == NO_LEVEL:
+                break
+            price = key if s == 0 else -key
+            values, at = out[n + 1 + k // 2]["values"], 4 * (k % 2) + 2 * s
+            values[at], values[at + 1] = price, level_at(m, s + BID, price)[0]
+            key = next_level(m, s, key)
+    for part in range(1, 1 + behind):
+        fold_digest(state.digest[0], out[n + part])
+    return n + 1 + behind
+
+
 @kernel(inline=True)
 def step_features(state, m, r, out):
-    """Rows of one input `r`, whose market record is already folded into `m`; returns how many are in `out`.
+    """Rows of one input `r`, whose market record is already folded into `m`; returns how many slots of `out` they take.
 
     A feature row comes at EVENT_END of a trade and of whichever publishes the top of the book (params.top), and only while
     both sides are known.
@@ -112,22 +138,23 @@ def step_features(state, m, r, out):
     row = out[n]
     begin(row, r, BY_FEATURES, FEATURE, n)
     update(state.features[i], p, bid, bid_lots, ask, ask_lots, row["values"])
-    set_slot_word(row, 14, SCHEMA_WORD)
+    set_slot_word(row, 14, p.schema)
     set_slot_word(row, 15, np.uint64(0))
     fold_digest(state.digest[0], row)  # while its words are in registers
-    return n + 1
+    return n + 1 if p.depth == 0 else add_levels(state, m, out, n)
 
 
 @kernel(inline=True)
-def step_checkpoint(state, r, n, out):
-    """After the `n` rows of input `r`: 1 when a checkpoint is due, which is then in `out`, else 0."""
+def step_checkpoint(state, r, n, rows):
+    """After the rows of input `r`, in rows[:n]: 1 when a checkpoint is due, which is then in rows[n], else 0."""
     digest = state.digest[0]
     if r.seq < digest.due and not (r.kind == COMMAND and r.action == END_OF_FEED):
         return 0
     digest.due += state.params[0].checkpoint
+    out = rows[n]
     zero_slot(out)
     out.kind = CHECKPOINT
     out.digest = np.int64(digest.value)
     out.rows = digest.rows
-    stamp(out, r, BY_FEATURES, n)
+    stamp(out, r, BY_FEATURES, np.int64(rows[n - 1].row) + 1 if n else 0)
     return 1

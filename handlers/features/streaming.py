@@ -21,8 +21,13 @@ FEATURE_STATE = np.dtype(
     ]
 )  # fmt: skip
 FEATURE_PARAMS = np.dtype(
-    [("alpha_fast", "f8"), ("alpha_slow", "f8"), ("alpha_volatility", "f8"), ("bar_ns", "i8"), ("top", "i8"), ("checkpoint", "i8")]
-)
+    [
+        ("alpha_fast", "f8"), ("alpha_slow", "f8"), ("alpha_volatility", "f8"), ("bar_ns", "i8"), ("top", "i8"),
+        ("checkpoint", "i8"),
+        ("depth", "i8"),  # levels a side behind the first eight values
+        ("schema", "u8"),  # schema_id and count, as they stand in a row
+    ]
+)  # fmt: skip
 TOP_BOOK, TOP_QUOTE = 0, 1
 
 

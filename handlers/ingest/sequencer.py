@@ -145,6 +145,8 @@ def refusal(r, instruments):
         return reasons.FORBIDDEN_KIND
     if r.instrument_id >= instruments:
         return reasons.UNKNOWN_SYMBOL
+    if r.parts > 1:  # a seq is one slot of the input log
+        return reasons.LONG_ROW
     if r.kind <= BOOK_SNAPSHOT:
         if np.uint64(r.price_ticks + PRICE_MAX) > np.uint64(2 * PRICE_MAX) or np.uint64(r.qty_lots) > np.uint64(QTY_MAX):
             return reasons.OUT_OF_RANGE

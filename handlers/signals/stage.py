@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from handlers.contract import ACCOUNT_FIELDS, CALLS_MAX, DEPTH_MAX, GUARD_ROWS, ROWS_MAX, VIEW
+from handlers.contract import ACCOUNT_FIELDS, CALLS_MAX, DEPTH_MAX, GUARD_ROWS, ROWS_MAX, VALUES_MAX, VIEW
 from handlers.domain import reasons
 from handlers.domain.book import NO_LEVEL, best_price, level_at, next_level, two_sided
 from handlers.domain.memory import RAISED, address_of, call_step, copy_line, slot_word, view_at, zero_slot
@@ -19,11 +19,13 @@ from handlers.domain.position import POSITION_STATE, apply_fill
 from handlers.domain.rows import stamp
 from transport.compiled import kernel
 from transport.records import (
-    ACCEPTED, ACK, AMENDED, ASK, BID, BUY, BY_SIGNALS, COMMAND, FILL, INTENT, REJECT, SET_POSITION, SIGNAL, SLOT_BYTES, empty,
+    ACCEPTED, ACK, AMENDED, ASK, BID, BUY, BY_SIGNALS, COMMAND, FEATURE, FILL, HEADER_BYTES, INTENT, REJECT, SET_POSITION, SIGNAL,
+    SLOT_BYTES, VALUES_PER_SLOT, empty,
 )  # fmt: skip
 
 VIEW_BYTES = VIEW.itemsize
 LEVELS = np.dtype([("word", "i8", (4 * DEPTH_MAX,))])  # bid prices, bid lots, ask prices, ask lots, `depth` each
+VALUES = np.dtype([("word", "u8", (VALUES_MAX,))])  # float64 as they stand in the slots
 OUT_ROWS = 512  # intents and signals of one input
 # What the stage returns instead of a row count when a step broke its contract.
 STEP_RAISED, STEP_OVERRAN, STEP_ENDLESS, STAGE_FULL = -1, -2, -3, -4
@@ -31,14 +33,17 @@ STEP_RAISED, STEP_OVERRAN, STEP_ENDLESS, STAGE_FULL = -1, -2, -3, -4
 SUBSCRIPTION = np.dtype(
     [
         ("step", "i8"), ("state", "i8"), ("params", "i8"),  # addresses
-        ("rows_max", "i8"), ("depth", "i8"),
+        ("rows_max", "i8"),
+        ("depth", "i4"), ("values", "i4"),  # what it declares to see behind the view
         ("reads", "u8"),  # bit k: the step reads kind k
         ("unused", "i8", (2,)),
         *ACCOUNT_FIELDS,  # as the view shows them
     ]
 )  # fmt: skip
 ACCOUNT_AT = 64  # its place in a SUBSCRIPTION
+SLOT_WORDS, VALUES_WORD = SLOT_BYTES // 8, HEADER_BYTES // 8
 assert SUBSCRIPTION.itemsize == 128, "the account is the second cache line"
+assert VALUES_PER_SLOT == 8, "the place of a value is computed by shifts"
 
 
 class SignalsState(NamedTuple):
@@ -57,13 +62,14 @@ class SignalsState(NamedTuple):
 
 
 def new_signals(subs: Sequence[tuple[Any, ...]], instruments: int) -> SignalsState:
-    """`subs`: (instrument_id, strategy_id, step, state, params addresses, rows_max, depth, kinds read) in that order."""
+    """`subs`: (instrument_id, strategy_id, step, state, params addresses, rows_max, depth, values, kinds read) in that order."""
     table = np.zeros(max(1, len(subs)), SUBSCRIPTION)
     first = np.zeros(instruments + 1, np.int64)
     anyone = np.zeros(instruments + 1, np.uint64)
-    for row, (instrument, strategy, step, state, params, rows_max, depth, reads) in zip(table, sorted(subs), strict=False):
-        row["step"], row["state"], row["params"] = step, state, params
-        row["rows_max"], row["depth"], row["strategy_id"], row["instrument_id"] = rows_max, depth, strategy, instrument
+    for row, (instrument, strategy, *declared, reads) in zip(table, sorted(subs), strict=False):
+        row["instrument_id"], row["strategy_id"] = instrument, strategy
+        for name, value in zip(("step", "state", "params", "rows_max", "depth", "values"), declared, strict=True):
+            row[name] = value
         row["reads"] = sum(1 << kind for kind in reads)
         first[instrument + 1 :] += 1
         anyone[[instrument, instruments]] |= row["reads"]
@@ -75,7 +81,7 @@ def new_signals(subs: Sequence[tuple[Any, ...]], instruments: int) -> SignalsSta
 @kernel
 def fill_depth(sub, m):
     """Write `depth` levels a side behind the view: prices, lots, and zeros where the book has no more."""
-    k = sub.depth
+    k = np.int64(sub.depth)
     levels = view_at(sub.state + VIEW_BYTES, LEVELS)
     for s in range(2):
         key = m.best[s] if m.valid else NO_LEVEL
@@ -89,8 +95,19 @@ def fill_depth(sub, m):
             key = next_level(m, s, key)
 
 
+@kernel
+def fill_more(sub, m, r):
+    """Show what the strategy declared to see besides: levels of the book, and the values of the feature row `r`."""
+    if sub.depth:
+        fill_depth(sub, m)
+    if r.kind == FEATURE:
+        seen = view_at(sub.state + VIEW_BYTES + 32 * np.int64(sub.depth), VALUES)
+        for k in range(sub.values):  # value k stands in slot k // 8, and a long row's slots follow each other
+            seen.word[k] = slot_word(r, (k >> 3) * SLOT_WORDS + VALUES_WORD + (k & 7))
+
+
 @kernel(inline=True)
-def fill_view(sub, m):
+def fill_view(sub, m, r):
     """Show the strategy its position, its open orders and the top of the book."""
     copy_line(sub.state, address_of(sub) + ACCOUNT_AT)
     v = view_at(sub.state, VIEW)
@@ -98,8 +115,8 @@ def fill_view(sub, m):
         v.bid_ticks, v.ask_ticks = best_price(m, BID), best_price(m, ASK)
     else:
         v.bid_ticks = v.ask_ticks = 0
-    if sub.depth:
-        fill_depth(sub, m)
+    if sub.depth | sub.values:
+        fill_more(sub, m, r)
 
 
 @kernel(inline=True)
@@ -146,7 +163,7 @@ def clear_rows(rows, rows_max):
 def ask(state, sub, m, r):
     """Let a step see the view and record `r`; what it returned."""
     rows = state.rows
-    fill_view(sub, m)
+    fill_view(sub, m, r)
     zero_slot(rows[0])
     rows[0].kind = INTENT
     if sub.rows_max > 1:  # of one row none can run over
@@ -259,6 +276,8 @@ def step_signals(state, markets, r, feature_rows, count, out):
             return n
     for j in range(count):
         row = feature_rows[j]
+        if row.part > 0:  # seen with the first slot of its row
+            continue
         i = np.int64(row.instrument_id)
         bit = np.uint64(1) << np.uint64(row.kind)
         for k in range(state.first[i], state.first[i + 1]):

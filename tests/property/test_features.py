@@ -11,12 +11,14 @@ import pytest
 
 from handlers.domain.book import apply_market, new_markets
 from handlers.domain.borrowed import borrow
-from handlers.features.stage import ROWS_MAX, new_features, step_features
+from handlers.domain.schema import features_of, schema_id
+from handlers.features.stage import ROWS_MAX, new_features, step_checkpoint, step_features
 from tests.golden.oracle_exchange import Book, rows_of
 from tests.stages import Fields, level, slots, snapshot, stamped, trade
 from transport.compiled import kernel
 from transport.records import (
-    ASK, BAR, BID, BUY, BY_FEATURES, COMMAND, END_OF_FEED, EVENT_END, FEATURE, GAP, NO_INSTRUMENT, QUOTE, SELL, TRADE, empty,
+    ASK, BAR, BID, BUY, BY_FEATURES, CHECKPOINT, COMMAND, END_OF_FEED, EVENT_END, FEATURE, GAP, NO_INSTRUMENT, QUOTE, SELL, TRADE,
+    Record, empty,
 )  # fmt: skip
 
 FAST, SLOW, VOLATILITY = 5, 20, 10
@@ -39,11 +41,11 @@ def _features(owned, markets, books, rows, scratch, out):
     return n
 
 
-def run(records: list[Fields], *, quotes: bool = False, instruments: int = 2) -> np.ndarray:
+def run(records: list[Fields], *, quotes: bool = False, instruments: int = 2, depth: int = 0) -> np.ndarray:
     """Every row that FEATURES makes of the records."""
-    state = new_features(instruments, FAST, SLOW, VOLATILITY, MINUTE_NS, quotes, 4096)
+    state = new_features(instruments, FAST, SLOW, VOLATILITY, MINUTE_NS, quotes, 4096, depth)
     markets, books = new_markets([False] * instruments)
-    out = empty(2 * len(records) + instruments)
+    out = empty((2 + depth) * len(records) + instruments)
     rows = slots({**r, "seq": n} for n, r in enumerate(records))
     return out[: _features(state, markets, books, rows, empty(ROWS_MAX), out)]
 
@@ -106,9 +108,8 @@ def test_values_of_a_quoted_top_equal_plain_python(case: int, seed: int) -> None
     check(run(records, quotes=True), expected, seed + case)
 
 
-@pytest.mark.parametrize("case", range(4))
-def test_values_of_the_books_top_equal_plain_python_over_crossed_empty_and_broken_books(case: int, seed: int) -> None:
-    chance = random.Random(seed + 10 + case)
+def random_book(chance: random.Random) -> list[Fields]:
+    """A book that is crossed, empty, broken by a gap and known again."""
     records = snapshot({99: 10, 98: 5}, {101: 7, 102: 9}, 1000)
     for now in range(1001, 1600):
         draw = chance.random()
@@ -120,6 +121,12 @@ def test_values_of_the_books_top_equal_plain_python_over_crossed_empty_and_broke
             side, lots = chance.choice((BID, ASK)), chance.choice((0, 0, 1, 8, 300))
             price = chance.randrange(96, 101) if side == BID else chance.randrange(100, 105)
             records.append(level(side, price, lots, now, flags=chance.choice((0, EVENT_END, EVENT_END))))
+    return records
+
+
+@pytest.mark.parametrize("case", range(4))
+def test_values_of_the_books_top_equal_plain_python_over_crossed_empty_and_broken_books(case: int, seed: int) -> None:
+    records = random_book(random.Random(seed + 10 + case))
     book, tops = Book(), []
     for r in rows_of(slots(records)):
         book.apply(r)
@@ -127,6 +134,64 @@ def test_values_of_the_books_top_equal_plain_python_over_crossed_empty_and_broke
             bid, ask = book.top()
             tops.append((bid, book.sides[BUY][bid], ask, book.sides[SELL][ask]))
     check(run(records), {0: tops}, seed + 10 + case)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 32])
+def test_levels_of_the_book_follow_in_a_long_row(depth: int, seed: int) -> None:
+    records = random_book(random.Random(seed + 30 + depth))
+    book, expected = Book(), []
+    for r in rows_of(slots(records)):
+        book.apply(r)
+        if r.flags & EVENT_END and r.kind not in (QUOTE, GAP) and book.open():
+            bids, asks = sorted(book.sides[BUY].items(), reverse=True), sorted(book.sides[SELL].items())
+            padded = [levels[:depth] + [(0, 0)] * (depth - len(levels)) for levels in (bids, asks)]
+            expected.append([v for bid, ask in zip(*padded, strict=True) for v in (*bid, *ask)])
+    deep, plain = run(records, depth=depth), run(records)
+    first = deep[deep["part"] == 0]
+    assert first["values"].tolist() == plain["values"].tolist()
+    parts = 1 + -(-4 * depth // 8)
+    assert set(deep["parts"].tolist()) == {parts}
+    assert deep["part"].tolist() == list(range(parts)) * len(first)
+    for name in set(Record.__struct_fields__) - {"part"}:
+        assert deep[name].tolist() == np.repeat(first[name], parts).tolist(), name
+    assert set(deep["schema_id"].tolist()) == {schema_id(depth)}
+    assert set(deep["count"].tolist()) == {len(features_of(depth))}
+    behind = deep["values"][deep["part"] > 0].reshape(len(first), -1)
+    assert behind[:, : 4 * depth].tolist() == expected, seed
+    assert not behind[:, 4 * depth :].any()
+
+
+def test_levels_beside_a_quoted_top_are_zero_while_the_book_is_not_known() -> None:
+    quote = stamped(QUOTE, 1000, price_ticks=99, qty_lots=5, ask_ticks=101, ask_lots=6)
+    rows = run([quote, *snapshot({98: 1}, {102: 2}, 1001), quote, stamped(GAP, 1002), quote], quotes=True, depth=1)
+    assert rows[rows["part"] == 1]["values"][:, :4].tolist() == [[0, 0, 0, 0], [98, 1, 102, 2], [0, 0, 0, 0]]
+
+
+def test_digest_covers_every_slot_of_a_long_row_and_counts_them() -> None:
+    digests = set()
+    for lots in (5, 6):  # of the second level: the first eight values are the same
+        state = new_features(1, FAST, SLOW, VOLATILITY, MINUTE_NS, False, 4096, 2)
+        markets, books = new_markets([False])
+        rows = slots(snapshot({99: 10, 98: lots}, {101: 7}, 1000))
+        assert _features(state, markets, books, rows, empty(ROWS_MAX), empty(8)) == 2
+        assert state.digest[0]["rows"] == 2
+        digests.add(int(state.digest[0]["value"]))
+    assert len(digests) == 2
+
+
+def test_checkpoint_behind_a_long_row_has_the_next_row_number() -> None:
+    state = new_features(1, FAST, SLOW, VOLATILITY, MINUTE_NS, False, 2, 3)
+    rows, scratch = slots(snapshot({99: 10}, {101: 7}, 1000)), empty(ROWS_MAX)
+    markets, books = new_markets([False])
+    rows["seq"] = [0, 1]
+    assert _features(state, markets, books, rows, scratch, empty(8)) == 3
+    assert _checkpoint(state, rows[1:], 3, scratch) == 1
+    assert (scratch[3]["kind"], scratch[3]["row"], scratch[3]["rows"]) == (CHECKPOINT, 1, 3)
+
+
+@kernel
+def _checkpoint(owned, rows, n, scratch):
+    return step_checkpoint(borrow(owned), rows[0], n, scratch)
 
 
 def test_no_row_comes_before_both_sides_are_known() -> None:
