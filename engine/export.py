@@ -40,7 +40,7 @@ from engine.tables import (
     columns_of,
 )
 from handlers.domain import reasons
-from handlers.domain.schema import SCHEMA_ID, SCHEMA_MASK
+from handlers.domain.schema import FEATURES, LEVEL, schema_id
 from transport.instruments import MONEY_DECIMALS, Instrument
 from transport.records import ACK, AFTER_FILL, LIMIT_ORDER, NO_INSTRUMENT, POSITION, REC, copied, long_dtype
 
@@ -147,8 +147,9 @@ class Converter:
     def _long(self, slots: Rows) -> Rows:
         """Feature rows, each as one element, of slots that hold whole rows."""
         parts = 1 + max(int(c.field.partition(".")[0].removeprefix("values") or 0) for c in self._values)
-        if (slots["count"] != len(self._values)).any() or (slots["schema_id"] & SCHEMA_MASK != SCHEMA_ID).any():
-            raise ExportError(f"features of another schema than {SCHEMA_ID}: this version cannot name their columns")
+        schema = schema_id((len(self._values) - len(FEATURES)) // len(LEVEL))
+        if (slots["schema_id"] != schema).any():
+            raise ExportError(f"features of another schema than {schema}: this version cannot name their columns")
         if len(slots) % parts or (slots["part"].reshape(-1, parts) != np.arange(parts)).any():
             raise ExportError("a feature row lacks some of its slots")
         return slots.view(long_dtype(parts))

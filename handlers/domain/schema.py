@@ -26,7 +26,6 @@ FEATURES = (
     Feature("volatility", "ticks", "root of the exponential mean of squared mid changes, an event"),
 )
 SCHEMA_ID = 1  # of FEATURES and LEVEL; above it in a row's schema_id stands how many levels it has
-SCHEMA_MASK = 0xFFFF
 LEVEL = (
     Feature("bid", "ticks", "price of the k-th best bid, 0 where there is none"),
     Feature("bid_lots", "lots", "its quantity"),
