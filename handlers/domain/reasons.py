@@ -33,6 +33,7 @@ UNKNOWN_RECORD = 120
 BOOK_DOUBTED = 121
 FORBIDDEN_KIND = 122
 OUT_OF_RANGE = 123
+TIME_JUMP = 124
 
 # --- 200-299: risk --------------------------------------------------------------------------------------------------------
 POSITION_LIMIT = 201
@@ -91,6 +92,7 @@ DOC: dict[int, str] = {
     BOOK_DOUBTED: "publisher marks the book as possibly wrong",
     FORBIDDEN_KIND: "record of a kind that its source may not send",
     OUT_OF_RANGE: "number is impossible in its field",
+    TIME_JUMP: "receive time is more than a day ahead of the lines around it",
     POSITION_LIMIT: "position in the instrument could pass its limit",
     TOTAL_POSITION_LIMIT: "quantity held over all instruments could pass its limit",
     NOTIONAL_LIMIT: "notional of the instrument could pass its limit",
