@@ -29,3 +29,15 @@ def test_a_receive_time_that_jumps_is_counted_and_moves_no_clock(placement: str,
     rows = log_rows(run, "input")
     assert rows["ts_seq_ns"][-1] - rows["ts_seq_ns"][0] < 10**9
     assert not np.any(rows["kind"] == TIMER)
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_a_pause_of_years_has_two_timers(placement: str, tmp_path: Path) -> None:
+    """As two lines behind one another make it whose times jump alike."""
+    lines = market()
+    lines[40:] = [stamped(text, 27_000) for text in lines[40:]]
+    run, counted = replay_of(tmp_path, lines, INSTRUMENTS + CHURN, placement)
+    assert "TIME_JUMP" not in counted
+    rows = log_rows(run, "input")
+    due = rows["due_ns"][rows["kind"] == TIMER] - rows["ts_seq_ns"][0]
+    assert due.tolist() == [10**9, 27_000 * 86_400 * 10**9]
