@@ -33,6 +33,7 @@ UNKNOWN_RECORD = 120
 BOOK_DOUBTED = 121
 FORBIDDEN_KIND = 122
 OUT_OF_RANGE = 123
+TIME_JUMP = 124
 LONG_ROW = 125
 
 # --- 200-299: risk --------------------------------------------------------------------------------------------------------
@@ -92,6 +93,7 @@ DOC: dict[int, str] = {
     BOOK_DOUBTED: "publisher marks the book as possibly wrong",
     FORBIDDEN_KIND: "record of a kind that its source may not send",
     OUT_OF_RANGE: "number is impossible in its field",
+    TIME_JUMP: "receive time is more than a day ahead of the lines around it",
     LONG_ROW: "record of several slots, which no source may send",
     POSITION_LIMIT: "position in the instrument could pass its limit",
     TOTAL_POSITION_LIMIT: "quantity held over all instruments could pass its limit",

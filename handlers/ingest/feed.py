@@ -58,7 +58,10 @@ class Feed(ABC):
 
     @abstractmethod
     def receive_times(self) -> NDArray[np.int64]:
-        """Receive time in ns of every line of the source, those without a record included, -1 where it cannot be read; reads the source afresh."""
+        """Receive time in ns of every line of the source, those without a record included; reads the source afresh.
+
+        NO_TIME where it cannot be read, or is refused as a jump.
+        """
 
 
 def choose_instruments(

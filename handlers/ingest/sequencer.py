@@ -1,6 +1,7 @@
 """The sequencer: the only way in. It merges feeds, reports, commands and timers by time and rank and gives each its `seq`.
 
     rank 0  timers      due times start + k * interval; a timer for T precedes the first record with time >= T
+                     (in a pause of the feeds of over PAUSE_NS, the first and the last alone)
          1  commands    configuration's first words, operators, the end of the feeds
          2  reports     what the exchange answered, by the time it is due back
          4+ feeds       by index, each in its own order
@@ -31,6 +32,7 @@ from transport.records import (
 FEEDS_MAX = 64
 COMMANDS_MAX = 65536
 AHEAD = 40  # slots that are asked for in advance: over a page, where the processor's own prefetching stops
+PAUSE_NS = 31 * 86_400 * 10**9  # no market closes for so long; a second's timers of so long a time are 2.7 million, seconds of work
 OWN = -1  # source of a run of the line's own records
 FROM_FEEDS = sum(1 << k for k in (TRADE, QUOTE, BOOK_DELTA, BOOK_SNAPSHOT, STATUS, GAP))
 PRICE_MAX = 2**40  # ticks, either sign
@@ -262,6 +264,21 @@ def admit_feed(s, f, r):
     note_run(s, f, row, 1, r.seq)
 
 
+@kernel(inline=True)
+def timers_on(s, due):
+    """How many intervals after `due` the next timer is due: 1, or as many as lead to the last one before the feeds' next record.
+
+    Asks the feeds alone: when a report will come may be known earlier in one placement than in another.
+    """
+    head = s.head[0]
+    record = NEVER
+    for f in range(head.feeds):
+        record = min(record, s.windows[f].key_ns)
+    if record == NEVER or record - due <= PAUSE_NS:
+        return 1
+    return max(1, (record - due) // head.timer_ns)
+
+
 @kernel
 def admit_own(s, reports, source, when, r):
     """Take a timer, command or report into `r` and keep it in `own`."""
@@ -276,7 +293,7 @@ def admit_own(s, reports, source, when, r):
         r.timer_id = head.timers
         r.parts = 1
         head.timers += 1
-        head.timer_due += head.timer_ns
+        head.timer_due += head.timer_ns * timers_on(s, when)
     elif source == A_COMMAND:
         copy_slot(r, s.commands.rows[pop(s.commands)])
     else:

@@ -236,6 +236,8 @@ def test_depth_rule_follows_waits_drops_repeats_and_breaks() -> None:
         (trade(5, 2, T=1), reasons.TIME_OUT_OF_RANGE),
         (trade(5, 2, T=4_102_444_800_000), reasons.TIME_OUT_OF_RANGE),
         ("12345 {}", reasons.TIME_OUT_OF_RANGE),
+        pytest.param("9" * 5000 + " {}", reasons.TIME_OUT_OF_RANGE, id="more digits than Python makes an int of"),
+        (f"{T0_NS + 2 * 10**18} {{}}", reasons.TIME_JUMP),
         (trade(5, 2, "100.15"), reasons.PRICE_OFF_GRID),
         (trade(5, 2, "100.1", "0.0005"), reasons.QTY_OFF_GRID),
         (trade(5, 2, "1e2"), reasons.NOT_A_NUMBER),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from handlers.domain import reasons
-from handlers.ingest.sequencer import FEEDS_MAX, OWN, PRICE_MAX, QTY_MAX, new_sequencer, start_timers
+from handlers.ingest.sequencer import FEEDS_MAX, OWN, PAUSE_NS, PRICE_MAX, QTY_MAX, new_sequencer, start_timers
 from tests.sequencing import Intake, kinds_and_times, trades
 from tests.stages import slots
 from transport.records import (
@@ -14,6 +14,7 @@ from transport.records import (
     TIMER, TRADE,
 )  # fmt: skip
 
+HOUR, DAY = 3_600 * 10**9, 86_400 * 10**9
 OPEN_KINDS = ("Trade", "Quote", "BookDelta", "BookSnapshot", "Status", "Gap")
 
 
@@ -172,3 +173,54 @@ def test_timers_of_an_origin_begin_after_the_first_record(first: int, due: int) 
     rows = log_of(intake)
     assert rows["kind"].tolist()[0] == TRADE
     assert rows["due_ns"][rows["kind"] == TIMER].tolist()[0] == due
+
+
+# --- timers in long pauses ------------------------------------------------------------------------------------------------
+def due_of(intake: Intake) -> list[int]:
+    """When the timers of a line are due; their numbers have no hole, and none stands behind a record of its time."""
+    rows = log_of(intake)
+    timers = rows[rows["kind"] == TIMER]
+    assert timers["timer_id"].tolist() == list(range(len(timers)))
+    assert timers["ts_seq_ns"].tolist() == timers["due_ns"].tolist()
+    due: list[int] = timers["due_ns"].tolist()
+    return due
+
+
+def paused(pause: int, interval: int) -> Intake:
+    """Two records `pause` apart, and a third two hours behind."""
+    intake = Intake([[trades([100, 100 + pause, 100 + pause + 2 * HOUR])]], interval)
+    intake.timers_from(100)
+    return intake
+
+
+def test_pause_of_a_month_has_all_its_timers() -> None:
+    """A weekend's, or a week's without trading: what a strategy does by its timer comes when it is due."""
+    due = due_of(paused(PAUSE_NS + HOUR, HOUR))
+    assert due == [100 + k * HOUR for k in range(1, PAUSE_NS // HOUR + 4)]
+
+
+@pytest.mark.parametrize("beyond", [0, 1, HOUR - 1])
+def test_longer_pause_has_its_first_timer_and_its_last_and_keeps_their_phase(beyond: int) -> None:
+    due = due_of(paused(40 * DAY + beyond, HOUR))
+    assert due == [100 + k * HOUR for k in (1, 960, 961, 962)]
+
+
+def test_interval_that_is_longer_than_such_a_pause_goes_on() -> None:
+    assert due_of(paused(100 * DAY, 40 * DAY)) == [100 + 40 * DAY, 100 + 80 * DAY]
+    assert due_of(paused(35 * DAY, 40 * DAY)) == []
+
+
+def test_report_known_in_a_long_pause_changes_none_of_its_timers() -> None:
+    """It may be known earlier in one placement than in another."""
+    alone = due_of(paused(40 * DAY, HOUR))
+    intake = paused(40 * DAY, HOUR)
+    intake.answer(100 + 2 * HOUR)
+    intake.order(100 + 3 * DAY)
+    assert due_of(intake) == alone
+
+
+def test_report_after_the_feeds_have_ended_has_all_timers_before_it() -> None:
+    intake = Intake([[trades([100])]], DAY)
+    intake.timers_from(100)
+    intake.answer(100 + 90 * DAY)
+    assert len(due_of(intake)) == 90

@@ -1,8 +1,8 @@
 """A recorded Binance stream as a feed: trades, quotes and depth of spot or USD-M futures, with the venue's rule for the book.
 
 A source is one capture, in one file or cut into several (by day): `<local receive ns> <raw JSON>` a line. Lines are read in
-batches; a batch's numbers become rows in one kernel call; then the depth messages among them are let through, held, or dropped
-one by one. Held messages come out behind the snapshot they waited for, with their own receive time and line, so `ts_recv_ns` of
+batches; a line whose receive time jumps is refused before anything else is asked, so that a depth message lost with it is a gap;
+a batch's numbers become rows in one kernel call; then the depth messages among them are let through, held, or dropped one by one. Held messages come out behind the snapshot they waited for, with their own receive time and line, so `ts_recv_ns` of
 a feed may step back there.
 """
 
@@ -30,6 +30,7 @@ from handlers.domain.reasons import (
 from handlers.ingest.blocks import read_lines
 from handlers.ingest.errors import FeedError, TruncatedError
 from handlers.ingest.feed import Feed, Rows, choose_instruments, split_at_events
+from handlers.ingest.jumps import NO_TIME, JumpRule, Times
 from handlers.ingest.venues.binance_messages import Parser, Refused, line_time
 from handlers.ingest.venues.binance_rows import MESSAGE, grid_table, rows_bound, write_rows
 from handlers.ingest.venues.binance_scan import USDM, scan_capture
@@ -95,8 +96,8 @@ class BinanceFeed(Feed):
         depth = self.scan.depth_symbols
         parser = Parser(places, self.futures, depth[0] if len(depth) == 1 else "")
         self._grid = grid_table(self.ids, self.source_id, [(i.tick, i.lot) for i in self.instruments])
-        for first, lines in self._batches():
-            for rows in self._decode(parser, first, lines):
+        for first, lines, times in self._timed():
+            for rows in self._decode(parser, first, lines, times):
                 yield from split_at_events(rows, rows_max)
         for held in self._held:
             for rows in held.take():
@@ -109,10 +110,20 @@ class BinanceFeed(Feed):
                 times.extend(map(line_time, read_lines(path)))
             except FeedError:
                 continue  # counted and told by `chunks`
-        return np.array(times, np.int64)
+        return np.maximum(JumpRule().settle(np.array(times, np.int64), final=True), NO_TIME)
 
-    def _batches(self) -> Iterator[tuple[int, list[bytes]]]:
-        """(index of the first line, lines), across the source's files."""
+    def _timed(self) -> Iterator[tuple[int, list[bytes], Times]]:
+        """(index of the first line, lines, their receive times as the rule for jumps leaves them)."""
+        rule = JumpRule()
+        rest: list[bytes] = []
+        for batch, final in self._batches():
+            lines = rest + batch
+            times = rule.settle(np.fromiter(map(line_time, lines), np.int64, len(lines)), final)
+            yield self.lines - len(lines), lines[: len(times)], times
+            rest = lines[len(times) :]
+
+    def _batches(self) -> Iterator[tuple[list[bytes], bool]]:
+        """(lines, whether they are the last), across the source's files."""
         batch: list[bytes] = []
         size = 0
         for line in self._lines():
@@ -120,10 +131,10 @@ class BinanceFeed(Feed):
             size += len(line)
             if len(batch) == BATCH_LINES or size > BATCH_BYTES:
                 self.lines += len(batch)
-                yield self.lines - len(batch), batch
+                yield batch, False
                 batch, size = [], 0
         self.lines += len(batch)
-        yield self.lines - len(batch), batch
+        yield batch, True
 
     def _lines(self) -> Iterator[bytes]:
         for path in self.paths:
@@ -132,13 +143,13 @@ class BinanceFeed(Feed):
             except FeedError as error:
                 self.count(TRUNCATED if isinstance(error, TruncatedError) else UNREADABLE, str(error))
 
-    def _decode(self, parser: Parser, first: int, lines: list[bytes]) -> Iterator[Rows]:
+    def _decode(self, parser: Parser, first: int, lines: list[bytes], times: Times) -> Iterator[Rows]:
         """Rows of a batch, in the order they are to be sequenced."""
         fields: list[tuple[int, ...]] = []
         texts: list[Raw] = []
-        for at, line in enumerate(lines, first):
+        for at, (line, recv) in enumerate(zip(lines, times.tolist(), strict=True), first):
             try:
-                values, numbers = parser.parse(line)
+                values, numbers = parser.parse(line, recv)
             except Refused as refused:
                 self.count(refused.reason, f"line {at + 1}: {refused}")
                 continue

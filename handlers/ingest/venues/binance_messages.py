@@ -14,14 +14,17 @@ from msgspec import Meta, Raw
 
 from handlers.domain.reasons import (
     BROKEN_LINE,
+    DOC,
     MISSING_FIELD,
     OUT_OF_INT64,
+    TIME_JUMP,
     TIME_OUT_OF_RANGE,
     UNKNOWN_STREAM,
     UNKNOWN_SYMBOL,
     WRONG_TYPE,
 )
 from handlers.ingest.feed import YEAR_2000_NS, YEAR_2100_NS
+from handlers.ingest.jumps import JUMPED, NO_TIME
 from handlers.ingest.venues.depth import NO_PREVIOUS
 from transport.records import BOOK_DELTA, BOOK_SNAPSHOT, BUY, NO_SIDE, QUOTE, SELL, TRADE
 
@@ -114,14 +117,11 @@ class Parser:
         self.snapshot_symbol = snapshot_symbol  # whose the REST snapshots are, which do not say
         self._routes: dict[str, Callable[[int, Raw | bytes], Parsed]] = {}
 
-    def parse(self, line: bytes) -> Parsed:
-        """Raises Refused for a line without a usable message."""
+    def parse(self, line: bytes, recv: int) -> Parsed:
+        """`recv`: the line's receive time in ns, or NO_TIME, JUMPED. Raises Refused for a line without a usable message."""
         stamp, _, body = line.partition(b" ")
-        if not stamp.isdigit():
-            raise Refused(BROKEN_LINE, "does not begin with a receive time in ns")
-        recv = int(stamp)
-        if not YEAR_2000_NS <= recv < YEAR_2100_NS:
-            raise Refused(TIME_OUT_OF_RANGE, f"receive time {recv} ns")
+        if recv < 0:
+            raise _timeless(stamp, recv)
         try:
             message = _line.decode(body)
             if message.stream:
@@ -199,10 +199,19 @@ def _reason(error: str) -> int:
 
 
 def line_time(line: bytes) -> int:
-    """Receive time in ns of a line, -1 where it has none that is usable."""
+    """Receive time in ns of a line, NO_TIME where it has none that can be read."""
     stamp = line.partition(b" ")[0]
-    recv = int(stamp) if stamp.isdigit() and len(stamp) < 20 else -1
-    return recv if YEAR_2000_NS <= recv < YEAR_2100_NS else -1
+    recv = int(stamp) if stamp.isdigit() and len(stamp) < 20 else NO_TIME
+    return recv if YEAR_2000_NS <= recv < YEAR_2100_NS else NO_TIME
+
+
+def _timeless(stamp: bytes, recv: int) -> Refused:
+    """Why a line that begins with `stamp` has no time."""
+    if recv == JUMPED:
+        return Refused(TIME_JUMP, f"{stamp.decode()} ns: {DOC[TIME_JUMP]}")
+    if not stamp.isdigit():
+        return Refused(BROKEN_LINE, "does not begin with a receive time in ns")
+    return Refused(TIME_OUT_OF_RANGE, f"receive time {stamp[:40].decode()} ns")
 
 
 def envelope(line: bytes) -> tuple[str, dict[str, Any]] | None:

@@ -8,14 +8,15 @@ An event is what the venue sent at once; its last record bears flag LAST. EVENT_
 on a trade in the middle of one, for the book must not be read there. Where the last record yields none, EVENT_END moves to the
 event's record before it. A snapshot ends where its records end, whether or not the publisher wrote LAST. A bad record that the
 book would have needed becomes a GAP, as does the publisher's own mark MAYBE_BAD_BOOK, and book records are refused up to the
-next snapshot. Source: Databento, MBO schema and "Common fields, enums and types" (2024).
+next snapshot; where the receive time is what is bad, the GAP bears the feed's time up to there. Source: Databento, MBO schema and
+"Common fields, enums and types" (2024).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import databento_dbn as dbn
 import numpy as np
@@ -31,6 +32,7 @@ from handlers.domain.reasons import (
     PRICE_OFF_GRID,
     QTY_OFF_GRID,
     SEQUENCE_GAP,
+    TIME_JUMP,
     TIME_OUT_OF_RANGE,
     TRUNCATED,
     UNKNOWN_RECORD,
@@ -39,6 +41,7 @@ from handlers.domain.reasons import (
 )
 from handlers.ingest.errors import FeedError, NotAFeedError, TruncatedError
 from handlers.ingest.feed import YEAR_2000_NS, YEAR_2100_NS, Feed, Rows, choose_instruments, split_at_events
+from handlers.ingest.jumps import JUMPED, NO_TIME, JumpRule, Times
 from handlers.ingest.venues.dbn_files import MBO, Block, read_metadata, read_records
 from handlers.ingest.venues.dbn_grid import NANO, inferred, known_future
 from transport.instruments import Instrument
@@ -76,6 +79,24 @@ _ACTION = _by_letter({"A": ADD, "C": DELETE, "M": MODIFY, "R": CLEAR}, 0)
 _SIDE = _by_letter({"B": BID, "A": ASK}, NO_SIDE)
 
 
+class Run(NamedTuple):
+    """Records that follow one another in the source, and of each:"""
+
+    records: np.ndarray[Any, Any]  # dtype MBO
+    file: NDArray[np.int64]  # place in the feed's `paths`
+    origin: NDArray[np.int64]
+    recv: Times  # receive ns, NO_TIME, JUMPED
+
+    def part(self, which: slice | NDArray[np.bool_]) -> Run:
+        return Run(*(column[which] for column in self))
+
+    def join(self, behind: Run) -> Run:
+        return Run(*map(np.concatenate, zip(self, behind, strict=True)))
+
+
+_NO_RUN = Run(np.empty(0, MBO), *(np.empty(0, np.int64) for _ in range(3)))
+
+
 class DbnFeed(Feed):
     """One or more MBO files of one dataset; raises FeedError from the constructor if they are none."""
 
@@ -96,27 +117,28 @@ class DbnFeed(Feed):
     def restart(self) -> None:
         super().restart()
         self._broken = [False] * len(self.instruments)
+        self._feed_ns = NO_TIME  # greatest receive time decoded
 
     def chunks(self, rows_max: int) -> Iterator[Rows]:
         self.restart()
-        for symbols, path in zip(self._symbols, self.paths, strict=True):
-            place_of = {i: self._place(symbol) for i, symbol in symbols.items()}
-            for records, origin in self._events(path):
-                yield from split_at_events(self._decode(records, origin, place_of), rows_max)
+        places = [{i: self._place(symbol) for i, symbol in symbols.items()} for symbols in self._symbols]
+        for run in self._events():
+            yield from split_at_events(self._decode(run, places[run.file[0]]), rows_max)
 
     def receive_times(self) -> NDArray[np.int64]:
-        times = [np.empty(0, np.int64)]
+        known, at = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        total = 0
         for path in self.paths:
             try:
                 for block in read_records(path):
-                    column = np.full(block.total, -1, np.int64)
-                    received = block.records["ts_recv"]
-                    column[block.ordinal] = np.where(_in_range(received), received, 0).astype(np.int64)
-                    column[column == 0] = -1
-                    times.append(column)
+                    known.append(_received(block.records))
+                    at.append(block.ordinal + total)
+                    total += block.total
             except FeedError:
                 continue  # counted and told by `chunks`
-        return np.concatenate(times)
+        times = np.full(total, NO_TIME, np.int64)
+        times[np.concatenate(at)] = np.maximum(JumpRule().settle(np.concatenate(known), final=True), NO_TIME)
+        return times
 
     def _infer(self, symbol: str, venue: str) -> Instrument:
         """From the table of roots, else from the prices of the first block that has any."""
@@ -134,23 +156,34 @@ class DbnFeed(Feed):
     def _place(self, symbol: str) -> int:
         return next((p for p, i in enumerate(self.instruments) if i.symbol == symbol), -1)
 
-    def _events(self, path: Path) -> Iterator[tuple[np.ndarray[Any, Any], NDArray[np.int64]]]:
-        """(records, origin of each) in runs that end with an event and outside a snapshot."""
-        records, origin = np.empty(0, MBO), np.empty(0, np.int64)
-        for block in self._blocks(path):
-            records = np.concatenate((records, block.records))
-            origin = np.concatenate((origin, block.ordinal + self.lines))
-            self.lines += block.total
-            if len(records):
-                flags = records["flags"]
-                inside = (
-                    np.append(flags[1:] & dbn.F_SNAPSHOT, dbn.F_SNAPSHOT) != 0
-                )  # what follows the last one is not known yet
-                ends = np.flatnonzero((flags & dbn.F_LAST != 0) & ~inside)
-                cut = int(ends[-1]) + 1 if len(ends) else (len(records) if len(records) > EVENT_RECORDS_MAX else 0)
-                yield records[:cut], origin[:cut]
-                records, origin = records[cut:], origin[cut:]
-        yield records, origin
+    def _events(self) -> Iterator[Run]:
+        """Runs of one file each that end with an event and outside a snapshot, or with the file; none is empty."""
+        held = _NO_RUN
+        for settled in self._settled():
+            for file in np.unique(settled.file).tolist():
+                if len(held.file) and held.file[0] != file:
+                    yield held
+                    held = _NO_RUN
+                held = held.join(settled.part(settled.file == file))
+                cut = _whole_events(held.records["flags"])
+                if cut:
+                    yield held.part(slice(cut))
+                    held = held.part(slice(cut, None))
+        if len(held.file):
+            yield held
+
+    def _settled(self) -> Iterator[Run]:
+        """All records of the source, their receive times as the rule for jumps leaves them."""
+        rule, rest = JumpRule(), _NO_RUN
+        for file, path in enumerate(self.paths):
+            for block in self._blocks(path):
+                origin = block.ordinal + self.lines
+                self.lines += block.total
+                run = rest.join(Run(block.records, np.full(len(origin), file), origin, _received(block.records)))
+                recv = rule.settle(run.recv, final=False)
+                yield run.part(slice(len(recv)))._replace(recv=recv)
+                rest = run.part(slice(len(recv), None))
+        yield rest._replace(recv=rule.settle(rest.recv, final=True))
 
     def _blocks(self, path: Path) -> Iterator[Block]:
         try:
@@ -161,17 +194,19 @@ class DbnFeed(Feed):
         except FeedError as error:
             self.count(TRUNCATED if isinstance(error, TruncatedError) else UNREADABLE, str(error))
 
-    def _decode(self, records: np.ndarray[Any, Any], origin: NDArray[np.int64], place_of: dict[int, int]) -> Rows:
+    def _decode(self, run: Run, place_of: dict[int, int]) -> Rows:
         """Rows of whole events."""
+        records, origin = run.records, run.origin
         place = _places(records["instrument_id"], place_of)
         kind = _KIND[_letters(records["action"])]
         last = records["flags"] & dbn.F_LAST != 0
         in_snapshot = (kind == BOOK_SNAPSHOT) | ((records["flags"] & dbn.F_SNAPSHOT != 0) & (kind == BOOK_DELTA))
         kind[in_snapshot] = BOOK_SNAPSHOT
         first, final = _snapshot_bounds(place, in_snapshot, last, _letters(records["action"]) == ord("R"))
-        price, lots, reason = self._numbers(records, place, kind)
+        price, lots, reason = self._numbers(run, place, kind)
         self._count_refused(reason, origin)
-        gap = self._find_gaps(records, place, kind, first, reason, origin)
+        run = run._replace(recv=self._believed(run.recv))
+        gap = self._find_gaps(run, place, kind, first, reason)
         keep = ((reason == 0) & (kind != _FILL)) | gap
         self.messages += int(np.count_nonzero(last))
         self._count_each(FILL_SKIPPED, (kind == _FILL) & (reason == 0), origin)
@@ -179,10 +214,17 @@ class DbnFeed(Feed):
         _move_ends(end, last & ~keep, keep, place, last)
         kind[gap] = GAP
         flags = np.where(end, EVENT_END, 0) | np.where(first & ~gap, EVENT_FIRST, 0)
-        return self._write(records[keep], place[keep], kind[keep], flags[keep], price[keep], lots[keep], origin[keep])
+        return self._write(run.part(keep), place[keep], kind[keep], flags[keep], price[keep], lots[keep])
 
-    def _numbers(self, records: np.ndarray[Any, Any], place: Column, kind: Column) -> tuple[Column, Column, Column]:
+    def _believed(self, recv: Times) -> Times:
+        """`recv`, and where that is no time the feed's time up to there: NO_TIME only before the first of the source."""
+        held = np.maximum.accumulate(np.append(self._feed_ns, recv))[1:]
+        self._feed_ns = int(held[-1])
+        return np.where(recv < 0, held, recv)
+
+    def _numbers(self, run: Run, place: Column, kind: Column) -> tuple[Column, Column, Column]:
         """(ticks, lots, reason or 0) of each record; reasons in the order of how much they say."""
+        records = run.records
         price, lots = np.zeros(len(records), np.int64), np.zeros(len(records), np.int64)
         reason = np.zeros(len(records), np.int64)
         priced = (kind != _FILL) & (_letters(records["action"]) != ord("R"))
@@ -196,15 +238,18 @@ class DbnFeed(Feed):
         reason[priced & (records["size"] == 0) & ((letters == ord("A")) | (letters == ord("T")))] = NOT_POSITIVE
         reason[priced & (records["price"] == dbn.UNDEF_PRICE)] = PRICE_OFF_GRID
         reason[records["order_id"] > np.uint64(2**63 - 1)] = OUT_OF_INT64
-        reason[~_in_range(records["ts_recv"]) | ~_in_range(records["ts_event"])] = TIME_OUT_OF_RANGE
+        reason[(run.recv == NO_TIME) | ~_in_range(records["ts_event"])] = TIME_OUT_OF_RANGE
+        reason[run.recv == JUMPED] = TIME_JUMP
         reason[kind == 0] = UNKNOWN_RECORD
         reason[place < 0] = UNKNOWN_SYMBOL
         return price, lots, reason
 
-    def _find_gaps(
-        self, records: np.ndarray[Any, Any], place: Column, kind: Column, first: Column, reason: Column, origin: Column
-    ) -> NDArray[np.bool_]:
-        """Which records become a GAP; book records behind one are refused up to the next snapshot."""
+    def _find_gaps(self, run: Run, place: Column, kind: Column, first: Column, reason: Column) -> NDArray[np.bool_]:
+        """Which records become a GAP; book records behind one are refused up to the next snapshot.
+
+        There is none before the first time of the source: it would have no time, and there is no book yet that it could break.
+        """
+        records, origin = run.records, run.origin
         gap = np.zeros(len(records), np.bool_)
         book = (place >= 0) & ((kind == BOOK_DELTA) | (kind == BOOK_SNAPSHOT) | (kind == 0))
         doubted = book & (records["flags"] & dbn.F_MAYBE_BAD_BOOK != 0) & (reason == 0)
@@ -215,7 +260,8 @@ class DbnFeed(Feed):
                 if first[i] and reason[i] == 0:
                     self._broken[p] = False
                 if breaks[i] and not self._broken[p]:
-                    gap[i] = self._broken[p] = True
+                    self._broken[p] = True
+                    gap[i] = run.recv[i] != NO_TIME
                 elif self._broken[p] and reason[i] == 0:
                     refused[i] = True
             reason[refused] = DEPTH_REFUSED
@@ -232,23 +278,15 @@ class DbnFeed(Feed):
         if which.any():
             self.count(reason, f"record {int(origin[which.argmax()]) + 1}: {DOC[reason]}", int(np.count_nonzero(which)))
 
-    def _write(
-        self,
-        records: np.ndarray[Any, Any],
-        place: Column,
-        kind: Column,
-        flags: Column,
-        price: Column,
-        lots: Column,
-        origin: Column,
-    ) -> Rows:
+    def _write(self, run: Run, place: Column, kind: Column, flags: Column, price: Column, lots: Column) -> Rows:
         """Fill slots; what a GAP does not have is left zero."""
+        records = run.records
         rows = empty(len(records))
         gap, book = kind == GAP, (kind == BOOK_DELTA) | (kind == BOOK_SNAPSHOT)
         letters = _letters(records["action"])
         for field, column in (
-            ("ts_event_ns", records["ts_event"]), ("ts_recv_ns", records["ts_recv"]), ("instrument_id", self.ids[place]),
-            ("kind", kind), ("flags", flags), ("venue_seq", records["sequence"]), ("origin", origin),
+            ("ts_event_ns", records["ts_event"]), ("ts_recv_ns", run.recv), ("instrument_id", self.ids[place]),
+            ("kind", kind), ("flags", flags), ("venue_seq", records["sequence"]), ("origin", run.origin),
             ("side", np.where(gap, NO_SIDE, _SIDE[_letters(records["side"])])), ("action", np.where(book, _ACTION[letters], 0)),
         ):  # fmt: skip
             rows[field] = column
@@ -292,6 +330,20 @@ def _blocks_quietly(path: Path) -> Iterator[np.ndarray[Any, Any]]:
 
 def _letters(column: np.ndarray[Any, Any]) -> NDArray[np.uint8]:
     return column.view(np.uint8)
+
+
+def _received(records: np.ndarray[Any, Any]) -> Times:
+    received = records["ts_recv"]
+    return np.where(_in_range(received), received.view(np.int64), NO_TIME)
+
+
+def _whole_events(flags: Column) -> int:
+    """How many of the records are whole events outside a snapshot; all of them where an event has too many."""
+    inside = np.append(flags[1:] & dbn.F_SNAPSHOT, dbn.F_SNAPSHOT) != 0  # what follows the last one is not known yet
+    ends = np.flatnonzero((flags & dbn.F_LAST != 0) & ~inside)
+    if len(ends):
+        return int(ends[-1]) + 1
+    return len(flags) if len(flags) > EVENT_RECORDS_MAX else 0
 
 
 def _in_range(times: NDArray[np.uint64]) -> NDArray[np.bool_]:
