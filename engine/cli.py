@@ -7,7 +7,6 @@ Exit codes: 0 done, 1 a run that is not proved or a strategy that stopped the li
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,34 +21,6 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file")]
 Json = Annotated[bool, typer.Option("--json", help="machine-readable result on stdout")]
 ENDED = {130: "interrupted", 143: "terminated"}  # by SIGINT, by SIGTERM
 TABLES = "trades|quotes|tops|bars|features|signals|orders|fills|positions|pnl"
-
-
-class _Bar:
-    """Progress on stderr: a bar on a terminal, nothing otherwise."""
-
-    def __init__(self, quiet: bool) -> None:
-        from rich.console import Console
-        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-        console = Console(stderr=True)
-        self._bar = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed:,.0f} inputs"), TimeElapsedColumn(),
-            console=console, transient=True, disable=quiet or not console.is_terminal,
-        )  # fmt: skip
-        self._task = self._bar.add_task("starting", total=None)
-
-    def __enter__(self) -> Callable[[str, int], None]:
-        self._bar.start()
-        return self.say
-
-    def __exit__(self, *exc: object) -> None:
-        self._bar.stop()
-
-    def say(self, what: str, inputs: int) -> None:
-        """Show what goes on."""
-        if what == "compiling":
-            what = "compiling (the first time takes about a minute, later starts load it)"
-        self._bar.update(self._task, description=what, completed=inputs)
 
 
 def _speed(text: str) -> float:
@@ -94,11 +65,12 @@ def _replay(
     feeds: list[str], config: Any, origins: dict[str, str], out: Path | None, base: Path, speed: float, as_json: bool
 ) -> None:
     from engine.observe.log import set_up_log
+    from engine.observe.progress import ProgressBar
     from engine.replay import replay as run
     from engine.report import render_table
 
     set_up_log("warning")
-    with _Bar(as_json) as progress:
+    with ProgressBar(as_json) as progress:
         done = run(feeds, config, origins, out, base=base, speed=speed, progress=progress)
     if as_json:
         _print_json({"run": str(done.folder), **done.summary})
@@ -130,9 +102,10 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Prove a run: its evidence, its program, and every decision, re-executed."""
+    from engine.observe.progress import ProgressBar
     from engine.verify import verify as check
 
-    with _Bar(as_json) as progress:
+    with ProgressBar(as_json) as progress:
         found = check(run, progress, placement)
     if as_json:
         _print_json(found.to_dict())
@@ -171,9 +144,10 @@ def import_(
 ) -> None:
     """Decode and merge feeds once, into a tape that later replays map into memory."""
     from engine.importing import import_feeds
+    from engine.observe.progress import ProgressBar
 
     resolved, _ = _resolve(config, {})
-    with _Bar(as_json) as progress:
+    with ProgressBar(as_json) as progress:
         facts = import_feeds(feeds, resolved.instrument, out, progress)
     if as_json:
         _print_json(facts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,6 @@ from engine.ring_loops import INPUT_SLOTS
 from transport.log_reader import LogReader
 from transport.records import BY_EXCHANGE, KIND_OF, NAME_OF, SLOT_BYTES
 
-Progress = Callable[[str, int], None]  # what is going on, inputs so far
 SEQ_MAX = 2**63 - 1
 
 

@@ -16,7 +16,7 @@ import csv
 import io
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -305,16 +305,16 @@ def _target(path: Path | None) -> Iterator[IO[bytes]]:
             unfinished.unlink(missing_ok=True)
 
 
-def write_table(
-    rows: Iterable[Rows],
+@contextlib.contextmanager
+def table_writer(
     table: str,
     instruments: Sequence[Instrument],
     out: Path | None = None,
     format: str = "csv",
     money_decimals: int = MONEY_DECIMALS,
     columns: Sequence[Column] | None = None,
-) -> int:
-    """Write the rows of `table` among `rows` to `out` (None: standard output); returns how many.
+) -> Iterator[Callable[[Rows], int]]:
+    """Within it, a function that writes what of some rows belongs to `table` to `out` (None: standard output), and says how many.
 
     `instruments` in the order of their ids; `columns` replaces the table's own. A file appears under its name only when it is
     whole. Raises ExportError.
@@ -322,16 +322,22 @@ def write_table(
     if format not in FORMATS:
         raise ExportError(f"no format {format!r}; there are {', '.join(FORMATS)}")
     converter = Converter(table, columns or columns_of(table, instruments), instruments, money_decimals)
-    written = 0
     with _target(out) as file:
         writer: Writer = CsvWriter(file, converter) if format == "csv" else ParquetWriter(file, converter)
+
+        def write(rows: Rows) -> int:
+            chosen = converter.select(rows)
+            for start in range(0, len(chosen), CHUNK_ROWS):
+                writer.write(converter.cells(chosen[start : start + CHUNK_ROWS]))
+            return len(chosen)
+
         try:
-            for chunk in rows:
-                chosen = converter.select(chunk)
-                for start in range(0, len(chosen), CHUNK_ROWS):
-                    part = chosen[start : start + CHUNK_ROWS]
-                    writer.write(converter.cells(part))
-                    written += len(part)
+            yield write
         finally:
             writer.close()
-    return written
+
+
+def write_table(rows: Iterable[Rows], table: str, instruments: Sequence[Instrument], *more: Any, **options: Any) -> int:
+    """Write the rows of `table` among `rows`; returns how many. Arguments and errors are `table_writer`'s."""
+    with table_writer(table, instruments, *more, **options) as write:
+        return sum(write(chunk) for chunk in rows)

@@ -51,6 +51,15 @@ class OpenFeed:
         """The rows of the tape are the feed's rows, ids included, so that the journal may name them instead of storing them."""
         return self.tape is not None and np.array_equal(self.ids, np.arange(len(self.ids)))
 
+    @property
+    def rows_expected(self) -> int | None:
+        """How many records it holds, roughly where it is a run, whose own are not among them; None for a capture."""
+        if self.tape is not None:
+            return len(self.tape)
+        if self.run is not None:
+            return self.run[0].rows_total
+        return self.decoder.rows if isinstance(self.decoder, SyntheticFeed) else None
+
     def windows(self, rows_max: int) -> Iterator[Rows]:
         """Successive windows of decoded rows."""
         if self.by_reference:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from engine.feeds import OpenFeed, open_feeds
 from engine.journaling import Rows
+from engine.observe.progress import Say, silent
 from engine.session import Intake
 from handlers.domain import reasons
 from handlers.domain.queue import new_queue
@@ -74,7 +75,7 @@ def import_feeds(
     specs: Sequence[str],
     configured: Sequence[Instrument],
     out: Path,
-    progress: Callable[[str, int], None] = lambda what, n: None,
+    progress: Say = silent,
 ) -> dict[str, Any]:
     """Write the tape `out`; returns what went in. Raises FeedError, ConfigError, StorageError."""
     feeds, instruments = open_feeds(specs, configured)

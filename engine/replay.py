@@ -14,18 +14,19 @@ from engine.feeds import OpenFeed, open_feeds
 from engine.journaling import RunJournal
 from engine.line import Built, build_line, load_kernels, sequence_first_words
 from engine.observe.counters import Counters
+from engine.loops import run_fused
 from engine.observe.log import get_log
+from engine.observe.progress import COMPILING, Say, silent
 from engine.report import write_report
 from engine.run_folder import begin_run, environment, new_folder, write_json
 from engine.session import Session, terminable
 from engine.summary import Tally, latency_table
 from handlers.domain import reasons
 from transport.clock import cycles_per_ns
+from transport.compiled import is_compiled
 from transport.errors import SegmentError
 from transport.records import FILL
 from transport.segment import as_word, sweep
-
-Progress = Callable[[str, int], None]  # what is going on, inputs so far
 
 
 @dataclass
@@ -46,7 +47,7 @@ def replay(
     *,
     base: Path = Path(),
     speed: float = 0.0,
-    progress: Progress = lambda what, inputs: None,
+    progress: Say = silent,
     title: str = "",
 ) -> Replayed:
     """Replay `specs` under `config` into `out`; `speed` 0 is as fast as it goes.
@@ -56,7 +57,7 @@ def replay(
     progress("opening feeds", 0)
     feeds, instruments = open_feeds(specs, config.instrument)
     by_reference = all(f.by_reference for f in feeds) and not config.journal.embed
-    progress("compiling", 0)
+    progress("loading kernels" if is_compiled(run_fused) else COMPILING, 0)
     load_kernels()
     built = build_line(config, instruments, len(feeds), 1, base)
     folder = new_folder(out)
@@ -77,7 +78,8 @@ def replay(
             session = _session(config, built, windows, journal, speed, base, folder.name)
             began = time.perf_counter()
             session.open(lambda ns: sequence_first_words(built, config, ns, config_id, instruments_id))
-            with _published(folder.name, built, tally, journal, progress) as told:
+            expected = _expected(feeds)
+            with _published(folder.name, built, tally, journal, lambda n: progress("replaying", n, expected)) as told:
                 session.run(told)
             took = {"seconds": time.perf_counter() - began - session.starting_s, "seconds_starting": session.starting_s}
             progress("closing the logs", int(built.line.sequencer.head[0]["next_seq"]))
@@ -92,6 +94,12 @@ def replay(
     return Replayed(folder, summary, built, feeds)
 
 
+def _expected(feeds: Sequence[OpenFeed]) -> int | None:
+    """Records that the feeds hold, where all of them can say."""
+    counts = [f.rows_expected for f in feeds]
+    return sum(n for n in counts if n is not None) if None not in counts else None
+
+
 def _session(
     config: Config, built: Built, windows: list[Any], journal: RunJournal, speed: float, base: Path, name: str
 ) -> Session:
@@ -104,7 +112,7 @@ def _session(
 
 @contextmanager
 def _published(
-    run: str, built: Built, tally: Tally, journal: RunJournal, progress: Progress
+    run: str, built: Built, tally: Tally, journal: RunJournal, progress: Callable[[int], None]
 ) -> Iterator[Callable[[int], None]]:
     """What the session tells its progress: `progress`, and the run's counters for other processes to see, where there is room."""
     try:
@@ -112,12 +120,12 @@ def _published(
         counters = Counters.create(as_word(run))
     except (SegmentError, OSError) as error:
         get_log("replay").warning("counters are not published", why=str(error))
-        yield lambda inputs: progress("replaying", inputs)
+        yield progress
         return
     head = built.line.sequencer.head[0]
 
     def told(inputs: int) -> None:
-        progress("replaying", inputs)
+        progress(inputs)
         counters.store({
             "inputs": inputs, "line_ns": int(head["ts_seq_ns"]), "refused": int(head["refused"]), "journaled": tally.inputs,
             "waiting": journal.waiting, "orders": tally.orders, "fills": tally.kinds[FILL], "rejects": tally.rejected,

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from engine.config import Config
 from engine.errors import EngineError
-from engine.export import write_table
-from engine.feeds import open_feeds
+from engine.export import table_writer, write_table
+from engine.feeds import OpenFeed, open_feeds
 from engine.importing import merged
-from engine.journaling import Rows
+from engine.journaling import Batch, Rows
+from engine.line import build_line, sequence_first_words
+from engine.loops import DECIDING
 from engine.run_folder import Run, open_run
+from engine.session import Session
 from engine.tables import TOP, columns_of
 from handlers.domain.book import apply_market, best_lots, best_price, level_at, new_markets
 from transport.compiled import kernel
@@ -25,6 +29,7 @@ CHUNK_ROWS = 1 << 16
 FROM_INPUT = ("trades", "quotes", "tops", "fills")
 FROM_LOG = {"signals": "signals", "orders": "orders", "positions": "orders", "pnl": "orders"}
 RE_EXECUTED = ("bars", "features")
+FROM_FEEDS = ("trades", "quotes", "tops", *RE_EXECUTED)
 
 
 @kernel
@@ -72,11 +77,36 @@ def export(sources: Sequence[str], table: str, config: Config, out: Path | None,
         columns = columns_of(table, run.instruments, config.features.depth)
         return write_table(rows, table, run.instruments, out, form, config.account.money_decimals, columns)
     feeds, instruments = open_feeds(sources, config.instrument)
-    if table not in ("trades", "quotes", "tops"):
+    if table not in FROM_FEEDS:
         raise EngineError(f"{table} are made by a run: replay the feed first, then export the run's folder")
+    if table in RE_EXECUTED:
+        columns = columns_of(table, instruments, config.features.depth)
+        with table_writer(table, instruments, out, form, columns=columns) as write:
+            return _made_of_feeds(feeds, instruments, config, write)
     chunks, _ = merged(feeds, instruments, CHUNK_ROWS)
     rows = tops(chunks, instruments) if table == "tops" else chunks
     return write_table(rows, table, instruments, out, form)
+
+
+def _made_of_feeds(
+    feeds: Sequence[OpenFeed], instruments: Sequence[Instrument], config: Config, write: Callable[[Rows], int]
+) -> int:
+    """Give `write` the bars and feature rows of feeds: those of a replay without strategies, of which nothing is journaled."""
+    account = msgspec.structs.replace(config.account, positions=())  # a strategy's
+    line = msgspec.structs.replace(config.line, log_features=True)
+    alone = msgspec.structs.replace(config, account=account, line=line, strategy=())
+    built = build_line(alone, instruments, len(feeds), 1, Path())
+    written = 0
+
+    def take(batch: Batch) -> None:
+        nonlocal written
+        written += write(batch.decisions[DECIDING.index("features")])
+
+    windows = [f.windows(config.runtime.chunk_rows) for f in feeds]
+    session = Session(built, windows, take, timer_origin_ns=config.line.timer_origin_ns)
+    session.open(lambda ns: sequence_first_words(built, alone, ns, 0, 0))
+    session.run()
+    return written
 
 
 def _rows_of_run(run: Run, table: str) -> Iterator[Rows]:
@@ -88,5 +118,3 @@ def _rows_of_run(run: Run, table: str) -> Iterator[Rows]:
         return feature_rows(run)
     blocks = (rows for _, rows in run.input_log().blocks())
     return tops(blocks, run.instruments) if table == "tops" else blocks
-
-

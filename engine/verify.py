@@ -16,13 +16,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from engine.comparing import Compared, Progress, Verdicts, differences, earliest, stopped_there_too, what_is_left
+from engine.comparing import Compared, Verdicts, differences, earliest, stopped_there_too, what_is_left
 from engine.config import Config, deciding, dump, resolve
 from engine.errors import ConfigError
 from engine.evidence import Evidence, check_evidence
 from engine.journaling import INPUT_LOG, MarketHash, Rows
 from engine.line import Built, build_line
 from engine.loops import DECIDING, FAULT, LOGS_FULL, MISSED_REPORT, NO_REPORT, OTHER_REPORT, SLICE_OVER, run_logged
+from engine.observe.progress import Say, silent
 from engine.run_folder import Environment, Run, environment, open_run
 from engine.session import fault_text, raise_interrupt
 from engine.summary import Tally
@@ -45,7 +46,7 @@ REPORTS = {
 }
 
 
-def verify(folder: Path, progress: Progress = lambda what, n: None, placement: str = "fused") -> Verdicts:
+def verify(folder: Path, progress: Say = silent, placement: str = "fused") -> Verdicts:
     """Verify a run, its decisions on `placement`: fused re-executes the log here, the others run its feeds again in processes.
 
     Raises RunError for a folder that is none, ConfigError for no placement; with processes also WorkerDied, StorageError.
@@ -149,7 +150,7 @@ def _check_decisions(
     strategies: dict[str, str],
     placement: str,
     found: Verdicts,
-    progress: Progress,
+    progress: Say,
 ) -> None:
     """The third verdict; what the input log tells that no run can have sequenced is found on the way."""
     assert evidence.instruments is not None
@@ -193,15 +194,15 @@ def _inputs(run: Run, market: MarketHash, tally: Tally, found: Verdicts) -> Iter
 
 
 def _re_execute(
-    run: Run, config: Config, built: Built, inputs: Iterator[Rows], tally: Tally, found: Verdicts, progress: Progress
+    run: Run, config: Config, built: Built, inputs: Iterator[Rows], tally: Tally, found: Verdicts, progress: Say
 ) -> bool:
     """Re-execute on this thread, each input as the log has it; whether that came to the log's end."""
     compared = [Compared(run.log(name), name) for name in DECIDING]
-    control = built.line.control[0]
+    control, total = built.line.control[0], run.input_log().rows_total
     for rows in inputs:
         why = _run_piece(built, rows, compared, tally)
         found.inputs += len(rows)
-        progress("re-executing", found.inputs)
+        progress("re-executing", found.inputs, total)
         if not why and control["fault"] and not stopped_there_too(run.input_log(), config, int(control["fault_seq"])):
             why = fault_text(built)
         if why:

@@ -15,12 +15,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from engine.comparing import Compared, Progress, Verdicts, earliest, stopped_there_too, what_is_left
+from engine.comparing import Compared, Verdicts, earliest, stopped_there_too, what_is_left
 from engine.config import Config, RuntimeConfig
 from engine.errors import LineStopped
 from engine.journaling import INPUT_LOG, Rows, RunJournal
 from engine.line import Built, sequence_first_words
 from engine.loops import DECIDING
+from engine.observe.progress import Say
 from engine.run_folder import Run
 from engine.summary import Tally
 from transport import blobs
@@ -31,7 +32,7 @@ STAGE_OF = {INPUT_LOG: "ingest"}  # whose log it is, where it is not named so
 
 
 def run_again(
-    run: Run, config: Config, built: Built, placement: str, tally: Tally, found: Verdicts, progress: Progress
+    run: Run, config: Config, built: Built, placement: str, tally: Tally, found: Verdicts, progress: Say
 ) -> bool:
     """Run on `placement` into a temporary folder and compare; whether that came to the log's end.
 
@@ -46,7 +47,7 @@ def run_again(
         return _compare(run, config, Path(name), stopped, tally, found)
 
 
-def _run(run: Run, config: Config, built: Built, placement: str, folder: Path, progress: Progress) -> LineStopped | None:
+def _run(run: Run, config: Config, built: Built, placement: str, folder: Path, progress: Say) -> LineStopped | None:
     """The run's feeds through `placement` into logs under `folder`; what a strategy stopped it with, if one did."""
     from engine.supervisor import PlacedSession  # its rings and processes are loaded only by who asks for them
 
@@ -59,7 +60,8 @@ def _run(run: Run, config: Config, built: Built, placement: str, folder: Path, p
             placement, built, [feed], journal.put, 0.0, config, Path(facts.base), f"verify-{facts.run_id}", facts.epoch
         )
         session.open(lambda ns: sequence_first_words(built, config, ns, *ids))
-        session.run(lambda inputs: progress("running again", inputs))
+        total = run.input_log().rows_total
+        session.run(lambda inputs: progress("running again", inputs, total))
         journal.close()
     except LineStopped as stopped:
         journal.abandon()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from transport.errors import DamagedError
-from transport.frames import LZ4, PACKED, PARTIAL, REFERENCE, Frame, frames_of, payload_of
+from transport.frames import LZ4, PACKED, PARTIAL, REFERENCE, Data, Frame, frames_of, payload_of
 from transport.pack import BLOCK_ROWS, Rows, unpack_block, words_of
 from transport.records import REC, SLOT_BYTES, empty
 from transport.reference import Sources, decode
@@ -53,7 +53,7 @@ def segment_files(folder: Path) -> list[Path]:
     return [found[stem] for stem in sorted(found)]
 
 
-def walk(data: bytes, end: int, first_row: int, check: bool) -> Walk:
+def walk(data: Data, end: int, first_row: int, check: bool) -> Walk:
     """The blocks of a segment of which data[:end] are header and frames."""
     blocks: dict[int, Block] = {}
     skipped: list[tuple[int, int]] = []
@@ -77,7 +77,7 @@ def walk(data: bytes, end: int, first_row: int, check: bool) -> Walk:
     return Walk(blocks, row, skipped, None)
 
 
-def rows_of(data: bytes, block: Block, sources: Sources) -> Rows:
+def rows_of(data: Data, block: Block, sources: Sources) -> Rows:
     """The records of one block; raises DamagedError, without its place."""
     out = empty(block.rows)
     words = words_of(out)

@@ -142,6 +142,12 @@ def entry(function: Any) -> int:
     return int(made.library.get_pointer_to_function(made.fndesc.llvm_func_name))
 
 
+def is_compiled(function: Any) -> bool:
+    """Whether the cache on disk has machine code of this kernel, so that calling it loads that instead of compiling."""
+    module, name = function.__module__.rpartition(".")[2], function.__name__
+    return any(CACHE_DIR.rglob(f"{module}.{name}-*.nbi"))
+
+
 @contextmanager
 def cache_folder(folder: Path) -> Iterator[None]:
     """Kernels defined inside are cached under `folder`."""

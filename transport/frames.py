@@ -17,6 +17,7 @@ and then counts instead: appending is all that ever happens to an open segment, 
 
 from __future__ import annotations
 
+import mmap
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -40,6 +41,9 @@ SUM = struct.Struct("<Q")
 HEADER_BYTES, FRAME_BYTES, SEAL_BYTES = HEADER.size + 8, FRAME.size + 8, SEAL.size + 8
 NAME_BYTES, RUN_ID_BYTES, SIGNATURE_BYTES_MAX = 32, 64, 256
 PAYLOAD_BYTES_MAX = 2 * packed_bytes_max(BLOCK_ROWS)  # a block by reference of nothing but own rows, each a run
+
+
+Data = bytes | mmap.mmap  # of a segment
 
 
 class Header(NamedTuple):
@@ -158,7 +162,7 @@ def compressed(data: bytes, frame: Frame) -> bytes:
     return data[frame.at : frame.end]
 
 
-def frame_at(data: bytes, at: int, end: int, check: bool) -> Frame | None:
+def frame_at(data: Data, at: int, end: int, check: bool) -> Frame | None:
     """The frame at `at` of data[:end], or None where there is no whole one; its sum is looked at only to `check`."""
     if at + FRAME_BYTES > end:
         return None
@@ -169,14 +173,14 @@ def frame_at(data: bytes, at: int, end: int, check: bool) -> Frame | None:
     return frame if not check or frame_sum_holds(data, frame) else None
 
 
-def frame_sum_holds(data: bytes, frame: Frame) -> bool:
+def frame_sum_holds(data: Data, frame: Frame) -> bool:
     """True where head and payload of the frame are as they were written."""
     view = memoryview(data)
     body = frame.at + FRAME_BYTES
     return bool(SUM.unpack_from(data, body - 8)[0] == xxh3(view[frame.at : body - 8], view[body : frame.end]))
 
 
-def frames_of(data: bytes, end: int, check: bool) -> Iterator[Frame | tuple[int, int]]:
+def frames_of(data: Data, end: int, check: bool) -> Iterator[Frame | tuple[int, int]]:
     """The frames of data[HEADER_BYTES:end]; where there is none, the (start, end) of the bytes that had to be skipped."""
     at = HEADER_BYTES
     while at < end:
@@ -190,7 +194,7 @@ def frames_of(data: bytes, end: int, check: bool) -> Iterator[Frame | tuple[int,
         at = following
 
 
-def _next_frame(data: bytes, at: int, end: int) -> int:
+def _next_frame(data: Data, at: int, end: int) -> int:
     while (at := data.find(FRAME_MARK, at, end)) >= 0:
         if frame_at(data, at, end, check=True) is not None:
             return at
@@ -198,7 +202,7 @@ def _next_frame(data: bytes, at: int, end: int) -> int:
     return end
 
 
-def payload_of(data: bytes, frame: Frame) -> bytes:
+def payload_of(data: Data, frame: Frame) -> bytes:
     """The frame's payload before LZ4; raises DamagedError when its sum does not hold or LZ4 refuses it."""
     if not frame_sum_holds(data, frame):
         raise DamagedError("the sum does not hold")

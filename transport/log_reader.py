@@ -1,13 +1,15 @@
 """Reading a log: blocks in order, any range of rows, its hash, and what is wrong with it.
 
-Opening costs a header and a seal a segment; the frames of a segment are walked when its first row is asked for. The end of an
-open segment that is not a whole frame, or not a whole long row, is *torn*: cut, told, never read. Anything else that does not hold is *damage*: reading
-stops there with DamagedError, and `verify` lists all of it. What it cannot see is a log whose last segments were removed
-whole: a log that was closed says so (`closed`), and the last digest, signed or kept elsewhere, settles it.
+Opening costs a header and a seal a segment; a sealed segment is mapped into memory, and its frames walked, when its first row is
+asked for; its blocks are unpacked one by one. The end of an open segment that is not a whole frame, or not a whole long row, is
+*torn*: cut, told, never read. Anything else that does not hold is *damage*: reading stops there with DamagedError, and `verify`
+lists all of it. What it cannot see is a log whose last segments were removed whole: a log that was closed says so (`closed`), and
+the last digest, signed or kept elsewhere, settles it.
 """
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +19,7 @@ from transport.errors import DamagedError
 from transport.frames import (
     HEADER_BYTES,
     SEAL_BYTES,
+    Data,
     Frame,
     Header,
     Seal,
@@ -53,6 +56,12 @@ class Cut(NamedTuple):
     last_ts_seq_ns: int
 
 
+def _mapped(path: Path) -> Data:
+    """A sealed segment, which nobody writes to any more; an open one is read, for a writer that resumes may cut it."""
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
 class LogReader:
     """The log `name` in the run folder `folder`, as it is now; `sources` are the tapes of a log by reference, in order.
 
@@ -68,7 +77,7 @@ class LogReader:
         self.rows_total = 0
         self.segments: list[Segment] = []
         self._sources = Sources(sources or ())
-        self._held: tuple[int, bytes, Walk] | None = None
+        self._held: tuple[int, Data, Walk] | None = None
         self.files = segment_files(self.path)
         if not self.files:
             raise DamagedError(f"{self.path} holds no log")
@@ -85,7 +94,7 @@ class LogReader:
         self.close()
 
     def close(self) -> None:
-        """Let go of the segment held in memory; no file stays open between calls."""
+        """Let go of the segment that is mapped; no file stays open between calls."""
         self._held = None
 
     @property
@@ -165,11 +174,11 @@ class LogReader:
             self.rows_total -= min(self.rows_total, int(last["part"]) + 1)
             self.torn = f"{self.files[-1].name}: cut at row {self.rows_total}, within a row of {last['parts']} slots"
 
-    def _load(self, number: int) -> tuple[bytes, Walk]:
+    def _load(self, number: int) -> tuple[Data, Walk]:
         if self._held is None or self._held[0] != number:
             segment = self.segments[number]
             path = segment.path if segment.path.exists() else segment.path.with_suffix(SEALED)  # sealed since we opened
-            data = path.read_bytes()
+            data = _mapped(path) if path.suffix == SEALED else path.read_bytes()
             end = len(data) - SEAL_BYTES if path.suffix == SEALED else len(data)
             found = walk(data, end, segment.header.first_row, check=path.suffix == OPEN)
             if found.hole or found.skipped:

@@ -78,6 +78,22 @@ def test_any_range_of_rows_can_be_read(tmp_path: Path, seed: int) -> None:
             log.rows(len(data), 1)
 
 
+def test_sealed_segment_is_mapped_one_at_a_time_and_let_go(tmp_path: Path) -> None:
+    data = market(2 * BLOCK_ROWS + 100)
+    write(tmp_path, data, segment_blocks=1)
+
+    def mapped() -> list[str]:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        return sorted({line.split()[-1].rpartition("/")[2] for line in lines if str(tmp_path) in line})
+
+    with LogReader(tmp_path, "input") as log:
+        assert mapped() == []
+        for number in (0, 2, 1):
+            log.rows(number * BLOCK_ROWS, 10)
+            assert mapped() == [f"{number:08d}.seg"]
+    assert mapped() == []
+
+
 def test_a_log_that_is_there_is_refused_and_so_is_one_that_is_not(tmp_path: Path) -> None:
     write(tmp_path, market(3))
     with pytest.raises(StorageError, match="resume"):
