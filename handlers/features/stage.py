@@ -23,6 +23,7 @@ from transport.records import (
 
 ROWS_MAX = 520  # slots of one input: a bar an instrument at the end of the feed and a checkpoint, else a bar and a long row
 INSTRUMENTS_MAX = 512
+PLAIN = np.uint64(schema_id(0) | len(features_of(0)) << 32)  # schema and count of a row without levels
 DIGEST = np.dtype([("value", "u8"), ("rows", "i8"), ("due", "i8")])  # rows: slots so far; due: seq of the next checkpoint
 _P1, _P2 = 0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F  # odd, of xxHash
 _KEY = np.array([(_P1 * (2 * i + 1) ^ (_P2 >> i)) >> 8 & 0x7FFFFFFF | 1 << 30 | 1 for i in range(16)], np.uint64)  # of one instruction
@@ -138,10 +139,11 @@ def step_features(state, m, r, out):
     row = out[n]
     begin(row, r, BY_FEATURES, FEATURE, n)
     update(state.features[i], p, bid, bid_lots, ask, ask_lots, row["values"])
-    set_slot_word(row, 14, p.schema)
+    schema = p.schema
+    set_slot_word(row, 14, schema)
     set_slot_word(row, 15, np.uint64(0))
     fold_digest(state.digest[0], row)  # while its words are in registers
-    return n + 1 if p.depth == 0 else add_levels(state, m, out, n)
+    return n + 1 if schema == PLAIN else add_levels(state, m, out, n)
 
 
 @kernel(inline=True)

@@ -36,7 +36,8 @@ SUBSCRIPTION = np.dtype(
         ("rows_max", "i8"),
         ("depth", "i4"), ("values", "i4"),  # what it declares to see behind the view
         ("reads", "u8"),  # bit k: the step reads kind k
-        ("unused", "i8", (2,)),
+        ("shows", "i8"),  # levels or values behind the view, or neither
+        ("unused", "i8"),
         *ACCOUNT_FIELDS,  # as the view shows them
     ]
 )  # fmt: skip
@@ -70,6 +71,7 @@ def new_signals(subs: Sequence[tuple[Any, ...]], instruments: int) -> SignalsSta
         row["instrument_id"], row["strategy_id"] = instrument, strategy
         for name, value in zip(("step", "state", "params", "rows_max", "depth", "values"), declared, strict=True):
             row[name] = value
+        row["shows"] = row["depth"] | row["values"]
         row["reads"] = sum(1 << kind for kind in reads)
         first[instrument + 1 :] += 1
         anyone[[instrument, instruments]] |= row["reads"]
@@ -115,7 +117,7 @@ def fill_view(sub, m, r):
         v.bid_ticks, v.ask_ticks = best_price(m, BID), best_price(m, ASK)
     else:
         v.bid_ticks = v.ask_ticks = 0
-    if sub.depth | sub.values:
+    if sub.shows:
         fill_more(sub, m, r)
 
 
