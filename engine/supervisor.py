@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -29,6 +28,7 @@ from engine.line import Built
 from engine.loops import DECIDING, DONE, FEATURES, ORDERS, RISK, SIGNALS, WHOLE
 from engine.observe.histogram import merge
 from engine.ring_loops import BY_INGEST, INPUT_SLOTS, NEXT_OUT, STOP, Rows, run_ingest, take_what_is_left
+from engine.scratch import scratch_folder
 from engine.session import Session, terminable
 from engine.workers import (
     CONFIG, FAULT_FILE, FAULTED, HISTOGRAMS, INPUT, REPORTS, TROUBLES, Assignment, edge, load_ring_kernels, work,
@@ -112,8 +112,7 @@ class Crew:
         sweep()
         self._make_rings()
         self._ends.enter_context(pinned(self._core(0)))
-        folder = self._ends.enter_context(tempfile.TemporaryDirectory(prefix="tickline-"))
-        self._folder = Path(folder)
+        self._folder = self._ends.enter_context(scratch_folder("run"))
         (self._folder / CONFIG).write_text(dump(self._config))
         context = multiprocessing.get_context("spawn")  # a fork would share the journal's thread and its locks
         for place, (name, stage) in enumerate(self.roles):

@@ -8,7 +8,6 @@ commands and the exchange's reports are made again, and must come at the same se
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from engine.journaling import INPUT_LOG, Rows, RunJournal
 from engine.line import Built, sequence_first_words
 from engine.loops import DECIDING
 from engine.run_folder import Run
+from engine.scratch import scratch_folder
 from engine.summary import Tally
 from transport import blobs
 from transport.log_reader import LogReader
@@ -40,10 +40,10 @@ def run_again(
     if run.input_log().rows_total == 0:
         return True
     again = msgspec.structs.replace(config, runtime=RuntimeConfig(placement=placement))  # type: ignore[arg-type]
-    with tempfile.TemporaryDirectory(prefix="tickline-verify-") as name:
-        stopped = _run(run, again, built, placement, Path(name), progress)
+    with scratch_folder("verify") as folder:
+        stopped = _run(run, again, built, placement, folder, progress)
         progress("comparing the logs", run.input_log().rows_total)
-        return _compare(run, config, Path(name), stopped, tally, found)
+        return _compare(run, config, folder, stopped, tally, found)
 
 
 def _run(run: Run, config: Config, built: Built, placement: str, folder: Path, progress: Progress) -> LineStopped | None:
