@@ -1,7 +1,8 @@
 """The `tickline` command. Nothing heavy is imported before a command needs it: `--help` must be instant.
 
 Exit codes: 0 done, 1 a run that is not proved or a strategy that stopped the line, 2 bad usage, input or configuration,
-3 a resource refused (disk, shared memory) or a process of the run that died, 130 interrupted, 143 terminated.
+3 a resource refused (disk, shared memory) or a process of the run that died, 4 a fault of the engine stopped the line,
+130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
@@ -241,10 +242,12 @@ def _print_json(value: Any) -> None:
 
 def _known_error(error: Exception) -> int | None:
     """Exit code of an error that a user can act on; None for a bug, whose traceback is wanted."""
-    from engine.errors import EngineError, LineStopped, WorkerDied
+    from engine.errors import EngineError, LineBroken, LineStopped, WorkerDied
     from handlers.ingest.errors import FeedError
     from transport.errors import SegmentError, StorageError, TransportError
 
+    if isinstance(error, LineBroken):
+        return 4
     if isinstance(error, LineStopped):
         return 1
     if isinstance(error, StorageError | SegmentError | WorkerDied | OSError):  # what the system refused or ended, wherever it did

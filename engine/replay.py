@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from engine.config import Config
+from engine.errors import LineBroken
 from engine.feeds import OpenFeed, open_feeds
 from engine.journaling import RunJournal
 from engine.line import Built, build_line, load_kernels, sequence_first_words
@@ -26,6 +27,7 @@ from transport.records import FILL
 from transport.segment import as_word, sweep
 
 Progress = Callable[[str, int], None]  # what is going on, inputs so far
+FAULT_FILE = "fault.txt"  # where in the program an assertion failed
 
 
 @dataclass
@@ -51,7 +53,8 @@ def replay(
 ) -> Replayed:
     """Replay `specs` under `config` into `out`; `speed` 0 is as fast as it goes.
 
-    Raises FeedError, ConfigError, StrategyError, StorageError, LineStopped; what was journaled until then stays readable.
+    Raises FeedError, ConfigError, StrategyError, StorageError, LineStopped, LineBroken; what was journaled until then
+    stays readable.
     """
     progress("opening feeds", 0)
     feeds, instruments = open_feeds(specs, config.instrument)
@@ -82,6 +85,9 @@ def replay(
             took = {"seconds": time.perf_counter() - began - session.starting_s, "seconds_starting": session.starting_s}
             progress("closing the logs", int(built.line.sequencer.head[0]["next_seq"]))
             hashes = journal.close()
+        except LineBroken as fault:
+            journal.abandon()
+            raise _kept(fault, folder) from fault
         except BaseException:
             journal.abandon()
             raise
@@ -100,6 +106,15 @@ def _session(
     from engine.supervisor import PlacedSession
 
     return PlacedSession(config.runtime.placement, built, windows, journal.put, speed, config, base, name, 1)
+
+
+def _kept(fault: LineBroken, folder: Path) -> LineBroken:
+    """The fault with where it is told at length, in the run's folder, as far as the disk takes it."""
+    path = folder / FAULT_FILE
+    with suppress(OSError):
+        path.write_text(f"{fault}\n\n{fault.trace}")
+        return LineBroken(f"{fault}\nplease report it with {path}", fault.seq, fault.trace)
+    return fault
 
 
 @contextmanager

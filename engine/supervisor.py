@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 
 from engine.config import Config, dump
-from engine.errors import ConfigError, LineStopped, WorkerDied
+from engine.errors import ConfigError, LineBroken, LineStopped, WorkerDied
 from engine.journaling import Batch
 from engine.journaling import Rows as Slots
 from engine.line import Built
@@ -31,7 +31,7 @@ from engine.ring_loops import BY_INGEST, INPUT_SLOTS, NEXT_OUT, STOP, Rows, run_
 from engine.scratch import scratch_folder
 from engine.session import Session, terminable
 from engine.workers import (
-    CONFIG, FAULT_FILE, FAULTED, HISTOGRAMS, INPUT, REPORTS, TROUBLES, Assignment, edge, load_ring_kernels, work,
+    BROKEN, CONFIG, FAULT_FILE, FAULTED, HISTOGRAMS, INPUT, REPORTS, TROUBLES, Assignment, Fault, edge, load_ring_kernels, work,
 )  # fmt: skip
 from handlers.domain.queue import NEVER
 from handlers.orders.brokers.paper import REPORTS_MAX
@@ -183,15 +183,15 @@ class Crew:
         return [name for name, process in self.workers.items() if process.exitcode is not None]
 
     def check(self) -> None:
-        """Raises LineStopped with a strategy's fault, or WorkerDied, when a worker has ended."""
+        """Raises LineStopped with a strategy's fault, LineBroken with one of ours, or WorkerDied, when a worker has ended."""
         ended = self.ended()
-        for name in sorted(ended, key=lambda n: self.workers[n].exitcode != FAULTED):  # a fault tells more than its echo
+        for name in sorted(ended, key=lambda n: self.workers[n].exitcode not in (FAULTED, BROKEN)):  # a fault tells more than its echo
             status = self.workers[name].exitcode
             path = self._folder / FAULT_FILE.format(name)
             text = path.read_text() if path.exists() else ""
-            if status == FAULTED:
-                seq, _, words = text.partition("\n")
-                raise LineStopped(words, int(seq))
+            if status in (FAULTED, BROKEN):
+                fault = msgspec.json.decode(text, type=Fault)
+                raise LineBroken(fault.text, fault.seq, fault.trace) if status == BROKEN else LineStopped(fault.text, fault.seq)
             if name in self._hung:
                 raise WorkerDied(f"{self._hung[name]}; the journal is whole up to where it had come")
             how = f"was killed by signal {-status}" if status is not None and status < 0 else f"ended with status {status}"

@@ -18,13 +18,13 @@ import numpy as np
 
 from engine.comparing import Compared, Progress, Verdicts, differences, earliest, stopped_there_too, what_is_left
 from engine.config import Config, deciding, dump, resolve
-from engine.errors import ConfigError
+from engine.errors import ConfigError, LineStopped
 from engine.evidence import Evidence, check_evidence
 from engine.journaling import INPUT_LOG, MarketHash, Rows
 from engine.line import Built, build_line
 from engine.loops import DECIDING, FAULT, LOGS_FULL, MISSED_REPORT, NO_REPORT, OTHER_REPORT, SLICE_OVER, run_logged
 from engine.run_folder import Environment, Run, environment, open_run
-from engine.session import fault_text, raise_interrupt
+from engine.session import BUGS, broken, strategy_fault
 from engine.summary import Tally
 from engine.verify_placed import run_again
 from handlers.ingest.sequencer import FROM_FEEDS, first_refused
@@ -197,24 +197,22 @@ def _re_execute(
 ) -> bool:
     """Re-execute on this thread, each input as the log has it; whether that came to the log's end."""
     compared = [Compared(run.log(name), name) for name in DECIDING]
-    control = built.line.control[0]
+    stopped: LineStopped | None = None
     for rows in inputs:
-        why = _run_piece(built, rows, compared, tally)
+        ended = _run_piece(built, rows, compared, tally)
         found.inputs += len(rows)
         progress("re-executing", found.inputs)
-        if not why and control["fault"] and not stopped_there_too(run.input_log(), config, int(control["fault_seq"])):
-            why = fault_text(built)
-        if why:
-            found.decisions.append(why)
-            return False
-        if control["fault"]:
-            found.inputs = int(control["fault_seq"]) + 1
-            found.notes.append(f"the run stopped here, and does so again: {fault_text(built)}")
+        if isinstance(ended, LineStopped) and stopped_there_too(run.input_log(), config, ended.seq):
+            stopped, found.inputs = ended, ended.seq + 1
+            found.notes.append(f"the run stopped here, and does so again: {ended}")
             break
+        if ended is not None:
+            found.decisions.append(str(ended))
+            return False
     else:
         if found.inputs < run.input_log().rows_total:
             return False
-    found.decisions += what_is_left(compared, found.inputs - 1, config if control["fault"] else None)
+    found.decisions += what_is_left(compared, found.inputs - 1, config, stopped)
     found.notes += [c.note for c in compared if c.note]
     return True
 
@@ -262,17 +260,26 @@ def _refused(rows: Rows, instruments: int) -> str | None:
     return f"seq {r['seq']}: a {NAME_OF.get(int(r['kind']), r['kind'])} record of instrument {r['instrument_id']} holds what INGEST refuses"
 
 
-def _run_piece(built: Built, rows: Rows, compared: list[Compared], tally: Tally) -> str | None:
-    """Re-execute one block, up to a strategy's fault in it; what diverged first, in words, or None."""
+def _run_on(built: Built, rows: Rows, at: int) -> tuple[int, int, LineStopped | None]:
+    """`run_logged` from rows[at] on: (next row, why it came back, with FAULT what stopped the line at that row)."""
+    try:
+        at, why = (int(v) for v in run_logged(built.line, rows, at, len(rows)))
+    except BUGS as bug:
+        seq = int(built.line.scratch.input[0]["seq"])
+        return seq - int(rows[0]["seq"]), FAULT, broken(bug, seq)
+    return at, why, strategy_fault(built) if why == FAULT else None
+
+
+def _run_piece(built: Built, rows: Rows, compared: list[Compared], tally: Tally) -> str | LineStopped | None:
+    """Re-execute one block, up to a fault in it; what diverged first, in words, or the fault, or None."""
     at = 0
     while at < len(rows):
-        at, why = (int(v) for v in run_logged(built.line, rows, at, len(rows)))
+        at, why, stopped = _run_on(built, rows, at)
         differing = _compare_logs(built, compared, int(rows[0]["seq"]) + at - 1, tally)
         if differing:
             return differing
-        if why == FAULT:
-            raise_interrupt(built)
-            return None
+        if stopped:
+            return stopped
         if why in REPORTS:
             text = f"seq {rows[at]['seq']}, stage exchange: {REPORTS[why]}"
             if why == OTHER_REPORT:
@@ -302,10 +309,10 @@ def feature_rows(run: Run) -> Iterator[Rows]:
     for rows in _pieces(run):
         at = 0
         while at < len(rows):
-            at, why = (int(v) for v in run_logged(built.line, rows, at, len(rows)))
+            at, why, _ = _run_on(built, rows, at)
             if why not in (SLICE_OVER, LOGS_FULL, FAULT):
                 raise DamagedError(f"{run.folder}: re-execution diverges at seq {rows[at]['seq']}; run tickline verify")
             yield copied(built.line.logs.features[: int(counts[0])])
             counts[:] = 0
-            if why == FAULT:  # a strategy stopped the run there
+            if why == FAULT:  # the run stopped there
                 return

@@ -1,0 +1,158 @@
+"""A fault of the engine's own: told in words, the journal whole.
+
+The assertions that fail here are the engine's own, reached by a position that is worth more money than int64 holds once the market
+has moved, or by a state that a test has spoilt between two slices.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.config import Config, StrategyConfig
+from engine.errors import LineBroken
+from engine.journaling import RunJournal
+from engine.line import Built, build_line, sequence_first_words
+from engine.ring_loops import INPUT_SLOTS
+from engine.run_folder import open_run
+from engine.session import Session
+from engine.verify import verify
+from handlers.ingest.venues.synthetic import SyntheticFeed
+from transport.journal import LogWriter
+from transport.log_reader import LogReader
+from transport.records import COMMAND, FEED_BASE, FILL, SET_POSITION, copied
+
+from tests.runs import ROOT, config_file, joined, log_rows, replayed, tickline
+
+FAULTY = ROOT / "tests" / "sim" / "faulty.py"
+PLACEMENTS = ("fused", "split", "staged")
+FEED = "synthetic:20_000"
+# Worth 2**60 ticks times lots at the price it was bought for; at the market's, more than int64 holds.
+HELD = """
+[[strategy]]
+name = "mine"
+path = "{path}:sells_one"
+
+[[account.positions]]
+strategy = "mine"
+instrument = "AAA.synthetic"
+lots = {lots}
+price = "0.01"
+"""
+WORDS = "a fault of the engine, not of a strategy, stopped the line at seq "
+
+
+def holding(folder: Path, lots: int) -> Path:
+    return config_file(folder, HELD.format(path=FAULTY, lots=lots))
+
+
+def broken_run(folder: Path, placement: str) -> tuple[Path, int]:
+    """(run folder, input) of a run that an assertion of the engine stopped."""
+    run = folder / placement
+    said = tickline("replay", FEED, "--config", holding(folder, 2**42), "--placement", placement, "--out", run)
+    assert said.code == 4, said
+    assert len(said.err.splitlines()) == 2
+    assert "Traceback" not in said.err
+    where = re.match(rf"tickline: {WORDS}(\d+): assertion '\w+ overflows' failed; the journal is whole up to that input", said.err)
+    assert where, said
+    assert f"please report it with {run}/fault.txt" in said.err
+    return run, int(where[1])
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_an_assertion_of_the_engine_stops_the_line_with_the_journal_whole(placement: str, tmp_path: Path) -> None:
+    run, seq = broken_run(tmp_path, placement)
+    assert "Traceback" in (run / "fault.txt").read_text()
+    assert not (run / "summary.json").exists()
+    inputs = log_rows(run, "input")
+    assert inputs["kind"][seq] == FILL, "where the position is marked first"
+    assert inputs["seq"].tolist() == list(range(len(inputs)))
+    assert 0 <= len(inputs) - 1 - seq <= (0 if placement == "fused" else INPUT_SLOTS)
+    for again in ("fused", "split"):
+        said = tickline("verify", run, "--placement", again)
+        assert said.code == 0, said
+        assert f"the run stopped here, and does so again: {WORDS}{seq}: assertion" in said.out
+        assert f"proved: {seq + 1:,} inputs" in said.out
+        assert "was cut off" not in said.out, "what was decided before the fault is journaled"
+
+
+def test_every_placement_breaks_at_the_same_input_with_the_same_decisions(tmp_path: Path) -> None:
+    runs = [broken_run(tmp_path, placement) for placement in PLACEMENTS]
+    assert len({seq for _, seq in runs}) == 1
+    seq = runs[0][1]
+    for stage in ("signals", "risk", "orders"):
+        logs = {copied(rows, rows["seq"] <= seq).tobytes() for run, _ in runs for rows in [log_rows(run, stage)]}
+        assert len(logs) == 1, stage
+
+
+def forged(run: Path, change: Callable[[np.ndarray[Any, Any]], None]) -> None:
+    """Write the input log anew after `change`; its chain holds, the summary's hashes do not."""
+    rows = log_rows(run, "input")
+    change(rows)
+    shutil.rmtree(run / "input")
+    with LogWriter(run, "input", open_run(run).facts.run_id) as log:
+        log.append(rows)
+
+
+@pytest.mark.parametrize("placement", ["fused", "split"])
+def test_an_assertion_where_the_run_had_none_is_a_finding_that_names_the_seq(placement: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    replayed(run, FEED, config=holding(tmp_path, 2**20))
+    if placement == "split":  # there the positions to start from are made again, not taken from the log
+        text = (run / "config.toml").read_text()
+        (run / "config.toml").write_text(text.replace(str(2**20), str(2**42)))
+
+    def more(rows: np.ndarray[Any, Any]) -> None:
+        held = (rows["kind"] == COMMAND) & (rows["action"] == SET_POSITION)
+        rows["qty_lots"][held] *= 2**22
+        rows["basis"][held] *= 2**22
+
+    forged(run, more)
+    seq = int(np.flatnonzero(log_rows(run, "input")["kind"] == FILL)[0])
+    found = verify(run, placement=placement)
+    assert len(found.decisions) == 1
+    assert f"{WORDS}{seq}: assertion" in found.decisions[0]
+
+
+def spoilt(built: Built) -> None:
+    """The next order of one lot counts for more than int64 holds."""
+    built.line.risk.limits["lot_units"], built.line.risk.line["gross_units"] = -(2**63), -1
+
+
+@pytest.mark.parametrize("embed", [False, True])
+def test_a_fault_at_a_feeds_record_is_journaled_up_to_that_record(embed: bool, tmp_path: Path) -> None:
+    """The loop notes a run of a feed's records when it is over: here it never is."""
+    feed = SyntheticFeed(7, 20_000, 1)
+    feed.bind({i.name: n for n, i in enumerate(feed.instruments)}, FEED_BASE)
+    rows = joined(*(copied(chunk) for chunk in feed.chunks(65536)))
+    config = Config(strategy=(StrategyConfig(name="mine", path=f"{FAULTY}:sells_one"),))
+    tapes = None if embed else [rows]
+
+    def logged(name: str, spoil: Callable[[Built], None]) -> tuple[np.ndarray[Any, Any], LineBroken | None]:
+        built = build_line(config, feed.instruments, 1, 1, Path())
+        journal = RunJournal(tmp_path / name, "run", ["AAA.synthetic"], tapes, 1, "write")
+        session = Session(built, [iter([rows[:10], rows[10:]])], journal.put)
+        session.open(lambda ns: sequence_first_words(built, config, ns, 1, 2))
+        fault = None
+        try:
+            session.run(lambda inputs: spoil(built))
+        except LineBroken as raised:
+            fault = raised
+        journal.abandon()
+        with LogReader(tmp_path / name, "input", tapes or ()) as log:
+            return log.rows(0, log.rows_total), fault
+
+    good, none = logged("good", lambda built: None)
+    broken, fault = logged("spoilt", spoilt)
+    assert none is None
+    assert fault is not None
+    assert "assertion 'sum overflows' failed" in str(fault)
+    assert len(broken) == fault.seq + 1
+    assert broken["source_id"][-1] == FEED_BASE
+    assert broken.tobytes() == copied(good[: fault.seq + 1]).tobytes()
