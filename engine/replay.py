@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import Config
+from engine.cores import check_cores, pinned
 from engine.errors import LineBroken
 from engine.feeds import OpenFeed, open_feeds
 from engine.journaling import RunJournal
@@ -18,15 +20,16 @@ from engine.observe.counters import Counters
 from engine.observe.log import get_log
 from engine.report import write_report
 from engine.run_folder import begin_run, environment, new_folder, write_json
-from engine.session import Session, terminable
+from engine.session import Session, standstill, terminable
 from engine.summary import Tally, latency_table
+from engine.watchdog import Stopped, run_watched
 from handlers.domain import reasons
 from transport.clock import cycles_per_ns
 from transport.errors import SegmentError
 from transport.records import FILL
 from transport.segment import as_word, sweep
 
-Progress = Callable[[str, int], None]  # what is going on, inputs so far
+Progress = Callable[[str, int], None]  # what is going on, inputs so far; during the run it may be called on another thread
 FAULT_FILE = "fault.txt"  # where in the program an assertion failed
 
 
@@ -53,9 +56,10 @@ def replay(
 ) -> Replayed:
     """Replay `specs` under `config` into `out`; `speed` 0 is as fast as it goes.
 
-    Raises FeedError, ConfigError, StrategyError, StorageError, LineStopped, LineBroken; what was journaled until then
+    Raises FeedError, ConfigError, StrategyError, StorageError, LineStopped, LineBroken, WorkerDied; what was journaled until then
     stays readable.
     """
+    fused_cores = _fused_cores(config)
     progress("opening feeds", 0)
     feeds, instruments = open_feeds(specs, config.instrument)
     by_reference = all(f.by_reference for f in feeds) and not config.journal.embed
@@ -73,7 +77,7 @@ def replay(
     tally = Tally(instruments, facts.strategies, config.account.money_decimals)
     tapes = [f.tape.slots for f in feeds if f.tape is not None] if by_reference else None
     names = [i.name for i in instruments]
-    journal = RunJournal(folder, facts.run_id, names, tapes, facts.epoch, config.journal.durability, tally)
+    journal = RunJournal(folder, facts.run_id, names, tapes, facts.epoch, config.journal.durability, tally, fused_cores[1])
     windows = [f.windows(config.runtime.chunk_rows) for f in feeds]
     with terminable():
         try:
@@ -81,7 +85,10 @@ def replay(
             began = time.perf_counter()
             session.open(lambda ns: sequence_first_words(built, config, ns, config_id, instruments_id))
             with _published(folder.name, built, tally, journal, progress) as told:
-                session.run(told)
+                if config.runtime.placement == "fused":
+                    _run_fused(session, fused_cores[0], told)
+                else:
+                    session.run(told)
             took = {"seconds": time.perf_counter() - began - session.starting_s, "seconds_starting": session.starting_s}
             progress("closing the logs", int(built.line.sequencer.head[0]["next_seq"]))
             hashes = journal.close()
@@ -106,6 +113,39 @@ def _session(
     from engine.supervisor import PlacedSession
 
     return PlacedSession(config.runtime.placement, built, windows, journal.put, speed, config, base, name, 1)
+
+
+def _fused_cores(config: Config) -> tuple[int | None, int | None]:
+    """Cores of the line's thread and of the journal's, None for any; raises ConfigError for one that is not ours."""
+    if config.runtime.placement != "fused":
+        return None, None
+    check_cores(config.runtime.cores, os.sched_getaffinity(0))
+    line, journal, *_ = (*config.runtime.cores, None, None)
+    return line, journal
+
+
+def _run_fused(session: Session, core: int | None, told: Callable[[int], None]) -> None:
+    """Run the line on a thread of its own; when that does not come back, journal what it had sequenced and raise WorkerDied."""
+    line = session.built.line
+
+    def work(check: Callable[[], None]) -> None:
+        def progress(inputs: int) -> None:
+            check()
+            told(inputs)
+
+        with pinned(core):
+            try:
+                session.run(progress)
+            except Stopped:
+                session.hand_over_rest()
+                raise
+
+    try:
+        run_watched(work, session.inside, lambda: int(line.sequencer.head[0]["next_seq"]), lambda s: standstill(session.built, s))
+    except BaseException:
+        if session.inside:
+            session.hand_over_rest()
+        raise
 
 
 def _kept(fault: LineBroken, folder: Path) -> LineBroken:

@@ -18,12 +18,13 @@ from engine.errors import LineBroken, LineStopped
 from engine.journaling import Batch, Rows, Window
 from engine.line import Built, troubles
 from engine.loops import DECIDING, DONE, FAULT, LOGS_FULL, PACED, SLICE_OVER, WANTS_WINDOW, run_fused
+from engine.watchdog import Inside
 from handlers.domain.queue import NEVER
 from handlers.ingest.sequencer import first_refused, open_window, start_timers
 from handlers.signals.stage import STAGE_FULL, STEP_ENDLESS, STEP_OVERRAN, STEP_RAISED
 
 from transport.clock import cycles_now, cycles_per_ns
-from transport.records import copied, empty
+from transport.records import BAR, FEATURE, copied, empty
 
 SLICE_NS = 40_000_000  # a loop returns this often, inside 50 ms, for progress, signals and pacing
 SWITCH_S = 1e-4  # the line's thread gets the interpreter back this soon from the journal's, not after Python's own 5 ms
@@ -99,6 +100,7 @@ class Session:
         self._handed_over = time.monotonic()
         self._handed_seq = 0  # the first that was not handed over, and of each feed the row after the last that was
         self._handed_rows = np.zeros(len(feeds), np.int64)
+        self.inside = Inside()  # the loop
         self._slice_cycles = int(SLICE_NS * cycles_per_ns())  # the counter is measured once, which takes a moment
 
     def open(self, first_words: Callable[[int], None]) -> None:
@@ -131,7 +133,8 @@ class Session:
             if self.speed:
                 line.control["until_ns"] = self._until()
             try:
-                why = self._slice(cycles_now() + self._slice_cycles)
+                with self.inside:
+                    why = self._slice(cycles_now() + self._slice_cycles)
             except BUGS as bug:  # what was sequenced up to it is journaled all the same
                 self.hand_over_rest()
                 raise broken(bug, int(line.sequencer.head[0]["next_seq"]) - 1) from bug
@@ -203,10 +206,15 @@ class Session:
         )
 
     def hand_over_rest(self) -> None:
-        """Hand over what was sequenced although the loop did not come back; the line does not go on afterwards."""
+        """Hand over what was sequenced although the loop did not come back, or never will; the line does not go on afterwards.
+
+        From another thread than the line's: where that moves again meanwhile, nothing is handed over.
+        """
+        head = self.built.line.sequencer.head[0]
+        next_seq = int(head["next_seq"])
         self._note_rest()
         batch = self._batch()
-        if len(batch.runs) or any(map(len, batch.decisions)):
+        if int(head["next_seq"]) == next_seq and (len(batch.runs) or any(map(len, batch.decisions))):
             self.take(batch)
 
     def _note_rest(self) -> None:
@@ -255,6 +263,18 @@ def broken(bug: BaseException, seq: int) -> LineBroken:
         f"a fault of the engine, not of a strategy, stopped the line at seq {seq}: {what}; the journal is whole up to that input",
         seq, "".join(traceback.format_exception(bug)),
     )  # fmt: skip
+
+
+def standstill(built: Built, seconds: float) -> str:
+    """What hangs, in words, when the loop has not come back from one input: the strategies that it may have called there."""
+    r, signals = built.line.scratch.input[0], built.line.signals
+    subs, here = signals.subs[: signals.first[-1]], int(r["instrument_id"])
+    if here < len(built.instruments):  # else a timer or a command, which concern every instrument
+        subs = subs[signals.first[here] : signals.first[here + 1]]
+    kinds = np.uint64(1 << int(r["kind"]) | 1 << FEATURE | 1 << BAR)
+    called = dict.fromkeys(built.strategies[int(s["strategy_id"]) - 1].name for s in subs if s["reads"] & kinds)
+    who = f"strategy {' or '.join(called)} does not return" if called else "a loop of the engine does not end"
+    return f"the line has not moved for {seconds:g} s at seq {int(r['seq'])}: {who}; the journal is whole up to that input"
 
 
 def fault_text(built: Built) -> str:

@@ -9,7 +9,7 @@ The third is reached on this thread, or by running the feeds' records again in p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ from engine.journaling import INPUT_LOG, MarketHash, Rows
 from engine.line import Built, build_line
 from engine.loops import DECIDING, FAULT, LOGS_FULL, MISSED_REPORT, NO_REPORT, OTHER_REPORT, SLICE_OVER, run_logged
 from engine.run_folder import Environment, Run, environment, open_run
-from engine.session import BUGS, broken, strategy_fault
+from engine.session import BUGS, broken, standstill, strategy_fault
 from engine.summary import Tally
 from engine.verify_placed import run_again
+from engine.watchdog import Inside, run_watched
 from handlers.ingest.sequencer import FROM_FEEDS, first_refused
 from handlers.signals.errors import StrategyError
 from transport import blobs, compiled
@@ -48,7 +49,8 @@ REPORTS = {
 def verify(folder: Path, progress: Progress = lambda what, n: None, placement: str = "fused") -> Verdicts:
     """Verify a run, its decisions on `placement`: fused re-executes the log here, the others run its feeds again in processes.
 
-    Raises RunError for a folder that is none, ConfigError for no placement; with processes also WorkerDied, StorageError.
+    Raises RunError for a folder that is none, ConfigError for no placement, WorkerDied where a step does not return or a
+    process ended; with processes also StorageError.
     """
     if placement not in PLACEMENTS:
         raise ConfigError(f"placement {placement!r} is not one of {', '.join(PLACEMENTS)}")
@@ -164,7 +166,7 @@ def _check_decisions(
             sources |= strategy.loaded.sources
         _compare("strategy file", strategies, sources, found.program)
         if placement == "fused":
-            whole = _re_execute(run, config, built, inputs, tally, found, progress)
+            whole = _re_execute_watched(run, config, built, inputs, tally, found, progress)
         else:
             looked_at = sum(len(rows) for rows in inputs)  # all of it, before processes are started on it
             whole = looked_at == run.input_log().rows_total
@@ -192,14 +194,38 @@ def _inputs(run: Run, market: MarketHash, tally: Tally, found: Verdicts) -> Iter
         yield rows
 
 
-def _re_execute(
+def _re_execute_watched(
     run: Run, config: Config, built: Built, inputs: Iterator[Rows], tally: Tally, found: Verdicts, progress: Progress
+) -> bool:
+    """`_re_execute` on a thread of its own: what made the run hang does so again. Raises WorkerDied then."""
+    inside = Inside()
+    r = built.line.scratch.input
+
+    def work(check: Callable[[], None]) -> bool:
+        def told(what: str, n: int) -> None:
+            check()
+            progress(what, n)
+
+        return _re_execute(run, config, built, inputs, tally, found, told, inside)
+
+    return run_watched(work, inside, lambda: int(r[0]["seq"]), lambda seconds: standstill(built, seconds))
+
+
+def _re_execute(
+    run: Run,
+    config: Config,
+    built: Built,
+    inputs: Iterator[Rows],
+    tally: Tally,
+    found: Verdicts,
+    progress: Progress,
+    inside: Inside,
 ) -> bool:
     """Re-execute on this thread, each input as the log has it; whether that came to the log's end."""
     compared = [Compared(run.log(name), name) for name in DECIDING]
     stopped: LineStopped | None = None
     for rows in inputs:
-        ended = _run_piece(built, rows, compared, tally)
+        ended = _run_piece(built, rows, compared, tally, inside)
         found.inputs += len(rows)
         progress("re-executing", found.inputs)
         if isinstance(ended, LineStopped) and stopped_there_too(run.input_log(), config, ended.seq):
@@ -260,21 +286,22 @@ def _refused(rows: Rows, instruments: int) -> str | None:
     return f"seq {r['seq']}: a {NAME_OF.get(int(r['kind']), r['kind'])} record of instrument {r['instrument_id']} holds what INGEST refuses"
 
 
-def _run_on(built: Built, rows: Rows, at: int) -> tuple[int, int, LineStopped | None]:
+def _run_on(built: Built, rows: Rows, at: int, inside: Inside) -> tuple[int, int, LineStopped | None]:
     """`run_logged` from rows[at] on: (next row, why it came back, with FAULT what stopped the line at that row)."""
     try:
-        at, why = (int(v) for v in run_logged(built.line, rows, at, len(rows)))
+        with inside:
+            at, why = (int(v) for v in run_logged(built.line, rows, at, len(rows)))
     except BUGS as bug:
         seq = int(built.line.scratch.input[0]["seq"])
         return seq - int(rows[0]["seq"]), FAULT, broken(bug, seq)
     return at, why, strategy_fault(built) if why == FAULT else None
 
 
-def _run_piece(built: Built, rows: Rows, compared: list[Compared], tally: Tally) -> str | LineStopped | None:
+def _run_piece(built: Built, rows: Rows, compared: list[Compared], tally: Tally, inside: Inside) -> str | LineStopped | None:
     """Re-execute one block, up to a fault in it; what diverged first, in words, or the fault, or None."""
     at = 0
     while at < len(rows):
-        at, why, stopped = _run_on(built, rows, at)
+        at, why, stopped = _run_on(built, rows, at, inside)
         differing = _compare_logs(built, compared, int(rows[0]["seq"]) + at - 1, tally)
         if differing:
             return differing
@@ -309,7 +336,7 @@ def feature_rows(run: Run) -> Iterator[Rows]:
     for rows in _pieces(run):
         at = 0
         while at < len(rows):
-            at, why, _ = _run_on(built, rows, at)
+            at, why, _ = _run_on(built, rows, at, Inside())
             if why not in (SLICE_OVER, LOGS_FULL, FAULT):
                 raise DamagedError(f"{run.folder}: re-execution diverges at seq {rows[at]['seq']}; run tickline verify")
             yield copied(built.line.logs.features[: int(counts[0])])

@@ -26,6 +26,24 @@ def asserts(s, p, row, out):
 
 
 @handler(reads=FEATURE, state=[("seen", "i8")])
+def hangs(s, p, row, out):
+    """Does not return from the 5,000th feature row."""
+    s.seen += 1
+    while s.seen == 5000:
+        pass
+    return 0
+
+
+@handler(reads=FEATURE, state=[("seen", "i8")], compiled=False)
+def hangs_in_python(s, p, row, out):
+    """The same as plain Python, sooner."""
+    s.seen += 1
+    while s.seen == 500:
+        pass
+    return 0
+
+
+@handler(reads=FEATURE, state=[("seen", "i8")])
 def sells_one(s, p, row, out):
     """Sells one lot at the 50th feature row, whatever it holds."""
     s.seen += 1

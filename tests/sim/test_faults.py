@@ -1,4 +1,4 @@
-"""A fault of the engine's own: told in words, the journal whole.
+"""A fault of the engine's own, and a strategy that does not return: told in words, the journal whole, and nothing left running.
 
 The assertions that fail here are the engine's own, reached by a position that is worth more money than int64 holds once the market
 has moved, or by a state that a test has spoilt between two slices.
@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,7 @@ from engine.config import Config, StrategyConfig
 from engine.errors import LineBroken
 from engine.journaling import RunJournal
 from engine.line import Built, build_line, sequence_first_words
+from engine.loops import DECIDING
 from engine.ring_loops import INPUT_SLOTS
 from engine.run_folder import open_run
 from engine.session import Session
@@ -28,7 +33,7 @@ from transport.journal import LogWriter
 from transport.log_reader import LogReader
 from transport.records import COMMAND, FEED_BASE, FILL, SET_POSITION, copied
 
-from tests.runs import ROOT, config_file, joined, log_rows, replayed, tickline
+from tests.runs import ROOT, Said, config_file, environment, joined, log_rows, replayed, state_of, tickline
 
 FAULTY = ROOT / "tests" / "sim" / "faulty.py"
 PLACEMENTS = ("fused", "split", "staged")
@@ -156,3 +161,92 @@ def test_a_fault_at_a_feeds_record_is_journaled_up_to_that_record(embed: bool, t
     assert len(broken) == fault.seq + 1
     assert broken["source_id"][-1] == FEED_BASE
     assert broken.tobytes() == copied(good[: fault.seq + 1]).tobytes()
+
+
+# --- a strategy that does not return -------------------------------------------------------------------------------------
+SOON = """
+import sys
+import engine.watchdog
+engine.watchdog.HUNG_S = float(sys.argv.pop(1))
+from engine.cli import main
+main()
+"""
+
+
+def begun(hung_s: float, *args: str | Path) -> subprocess.Popen[str]:
+    """`tickline ARGS` in a process of its own that takes a line for hung after `hung_s`."""
+    command = [sys.executable, "-c", SOON, str(hung_s), *map(str, args)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+
+
+def ended(process: subprocess.Popen[str], timeout_s: float = 120) -> Said:
+    out, err = process.communicate(timeout=timeout_s)
+    return Said(process.returncode, out, err)
+
+
+def hanging(folder: Path, step: str) -> Path:
+    return config_file(folder, f'[[strategy]]\nname = "mine"\npath = "{FAULTY}:{step}"\n')
+
+
+def hung_at(run: Path, step_rows: int) -> int:
+    """The last input in the journal, which must be about where the strategy hangs."""
+    rows = log_rows(run, "input")
+    assert rows["seq"].tolist() == list(range(len(rows)))
+    assert len(rows) > step_rows
+    return int(rows["seq"][-1])
+
+
+@pytest.mark.parametrize(("step", "rows"), [("hangs", 5000), ("hangs_in_python", 500)])
+def test_a_strategy_that_does_not_return_ends_a_fused_run_and_its_verification(step: str, rows: int, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    said = ended(begun(0.8, "replay", "synthetic:20_000:7:1", "--config", hanging(tmp_path, step), "--out", run))
+    assert said.code == 3, said
+    seq = hung_at(run, rows)
+    words = f"the line has not moved for 0.8 s at seq {seq}: strategy mine does not return; the journal is whole up to that input"
+    assert words in said.err
+    assert "Traceback" not in said.err
+    said = ended(begun(0.8, "verify", run))
+    assert said.code == 3, said
+    assert words in said.err
+
+
+def await_hang(run: Path, process: subprocess.Popen[str]) -> None:
+    """Wait until the run has its folder and works at nothing but its strategy."""
+    until = time.monotonic() + 100
+    while not (run / "run.json").exists():
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.05)
+    time.sleep(1.5)
+
+
+@pytest.mark.parametrize(("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
+def test_a_signal_ends_a_fused_run_whose_strategy_does_not_return(
+    number: signal.Signals, code: int, word: str, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    process = begun(60, "replay", "synthetic:20_000:7:1", "--config", hanging(tmp_path, "hangs"), "--out", run)
+    await_hang(run, process)
+    process.send_signal(number)
+    said = ended(process, 20)
+    assert said.code == code, said
+    assert word in said.err
+    assert "Traceback" not in said.err
+    assert hung_at(run, 5000) > 5000
+
+
+def test_a_fused_run_that_was_stopped_itself_is_not_taken_for_one_that_hangs(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    config = config_file(tmp_path, f'[[strategy]]\nname = "mine"\npath = "{FAULTY}:churn"\n')
+    process = begun(0.5, "replay", "synthetic:60_000", "--speed", "1x", "--config", config, "--out", run)
+    await_hang(run, process)
+    for _ in range(2):
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(1.2)
+        assert state_of(process.pid) == "T"
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    said = ended(process, 20)
+    assert said.code == 130, said
+    assert all(len(log_rows(run, name)) for name in ("input", *DECIDING))
