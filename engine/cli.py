@@ -1,14 +1,16 @@
 """The `tickline` command. Nothing heavy is imported before a command needs it: `--help` must be instant.
 
 Exit codes: 0 done, 1 a run that is not proved or a strategy that stopped the line, 2 bad usage, input or configuration,
-3 a resource refused (disk, shared memory) or a process of the run that died, 130 interrupted, 143 terminated.
+3 a resource refused (disk, shared memory) or a process of the run that died or hung, 4 a fault of the engine stopped the line,
+130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -36,8 +38,6 @@ def _speed(text: str) -> float:
 
 
 def _resolve(path: Path | None, flags: dict[str, Any]) -> tuple[Any, dict[str, str]]:
-    import os
-
     from engine.config import resolve
 
     return resolve(path, flags, os.environ)
@@ -215,10 +215,12 @@ def _print_json(value: Any) -> None:
 
 def _known_error(error: Exception) -> int | None:
     """Exit code of an error that a user can act on; None for a bug, whose traceback is wanted."""
-    from engine.errors import EngineError, LineStopped, WorkerDied
+    from engine.errors import EngineError, LineBroken, LineStopped, WorkerDied
     from handlers.ingest.errors import FeedError
     from transport.errors import SegmentError, StorageError, TransportError
 
+    if isinstance(error, LineBroken):
+        return 4
     if isinstance(error, LineStopped):
         return 1
     if isinstance(error, StorageError | SegmentError | WorkerDied | OSError):  # what the system refused or ended, wherever it did
@@ -228,6 +230,17 @@ def _known_error(error: Exception) -> int | None:
     return None
 
 
+def _leave(code: int) -> NoReturn:
+    """End the process; without waiting where a line's thread is in a step that does not return, and cannot be ended."""
+    from engine.watchdog import left_behind
+
+    if left_behind():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 def main() -> None:
     """Entry point: a known error is told in words, with its exit code; anything else is a bug and shows where."""
     try:
@@ -235,6 +248,7 @@ def main() -> None:
     except SystemExit as end:
         if end.code in ENDED:  # typer has taken the KeyboardInterrupt, and says nothing
             typer.echo(f"{ENDED[end.code]}; what was journaled until then stays readable", err=True)
+            _leave(end.code)
         raise
     except BrokenPipeError:
         sys.exit(0)
@@ -243,7 +257,7 @@ def main() -> None:
         if code is None:
             raise
         typer.echo(f"tickline: {error}", err=True)
-        sys.exit(code)
+        _leave(code)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from engine.config import Config
+from engine.errors import LineBroken, LineStopped
 from engine.journaling import Rows
 from engine.ring_loops import INPUT_SLOTS
 from transport.log_reader import LogReader
@@ -109,23 +110,27 @@ def earliest(texts: Sequence[str | None]) -> str | None:
     return min(said, key=lambda text: int(text.split(",")[0].removeprefix("seq ")), default=None)
 
 
-def what_is_left(compared: Sequence[Compared], last_seq: int, stopped: Config | None) -> list[str]:
-    """Rows of the logs that were not made by the end; `stopped` is the configuration of a run that a strategy stopped.
+def what_is_left(compared: Sequence[Compared], last_seq: int, config: Config, stopped: LineStopped | None) -> list[str]:
+    """Rows of the logs that were not made by the end, in a run of `config` that `stopped` where it did then, if it did.
 
-    INGEST and FEATURES, where it has a process of its own, may have been ahead of the strategy, nobody else.
+    INGEST and FEATURES, where it has a process of its own, may have been ahead of a strategy, nobody else; of a stage in which
+    an assertion failed, every stage that has a process of its own.
     """
-    if stopped is not None:
-        ahead = ("ingest", "features") if stopped.runtime.placement == "staged" else ("ingest",)
-        texts = [c.left(SEQ_MAX) for c in compared if c.stage not in ahead]
-    else:
+    staged = config.runtime.placement == "staged"
+    if stopped is None:
         texts = [c.left(last_seq, at_end=True) for c in compared]
+    elif staged and isinstance(stopped, LineBroken):
+        texts = [c.left(stopped.seq - 1) for c in compared if c.stage != "ingest"]
+    else:
+        ahead = ("ingest", "features") if staged else ("ingest",)
+        texts = [c.left(SEQ_MAX) for c in compared if c.stage not in ahead]
     return [text for text in texts if text]
 
 
 def stopped_there_too(log: LogReader, config: Config, fault_seq: int) -> bool:
-    """A strategy broke its contract at the last input of a log that was never closed, as it did then.
+    """A fault stopped the line at the last input of a log that was never closed, as it did then.
 
-    In processes INGEST was ahead of the strategy by no more than a ring of inputs.
+    In processes INGEST was ahead of it by no more than a ring of inputs.
     """
     ahead_max = 0 if config.runtime.placement == "fused" else INPUT_SLOTS
     return not log.closed and 0 <= log.rows_total - 1 - fault_seq <= ahead_max

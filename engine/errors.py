@@ -2,7 +2,8 @@
 
 EngineError
 ├── LineStopped   a strategy broke its contract; the journal is whole up to that input; never retriable
-├── WorkerDied    a process of the line is gone, or failed; the journal is whole up to where it had come; retriable
+│   └── LineBroken    an assertion of the engine failed there: a bug of ours
+├── WorkerDied    a process of the line is gone, failed or hangs; the journal is whole up to where it had come; retriable
 └── ConfigError   the configuration cannot be used as it stands; never retriable, the message says what to change
 """
 
@@ -20,14 +21,22 @@ class ConfigError(EngineError):
 
 
 class LineStopped(EngineError):
-    """The line stopped at input `seq` because of what a strategy did there."""
+    """The line stopped at input `seq`, because of what a strategy did there unless it is a LineBroken."""
 
     def __init__(self, text: str, seq: int) -> None:
         super().__init__(text)
         self.seq = seq
 
 
+class LineBroken(LineStopped):
+    """An assertion of the engine failed at input `seq`, or behind it before the next; `trace` is where in the program."""
+
+    def __init__(self, text: str, seq: int, trace: str) -> None:
+        super().__init__(text, seq)
+        self.trace = trace
+
+
 class WorkerDied(EngineError):
-    """A process of the line was killed, or an assertion failed in it: the run ends, and may be started again."""
+    """A process of the line was killed, failed outside its loop, or does not move: the run ends, and may be started again."""
 
     retriable = True

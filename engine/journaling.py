@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import queue
 import threading
 from collections.abc import Iterator, Sequence
@@ -127,7 +128,8 @@ class Observer(Protocol):
 class RunJournal:
     """The input log, the decision logs and the market hash of one run, written by a thread of their own.
 
-    `tapes` are the feeds' whole rows when the input is journaled by reference, else None. Errors: StorageError.
+    `tapes` are the feeds' whole rows when the input is journaled by reference, else None; `core` is the thread's, None any.
+    Errors: StorageError.
     """
 
     def __init__(
@@ -139,10 +141,12 @@ class RunJournal:
         epoch: int,
         durability: str,
         observer: Observer | None = None,
+        core: int | None = None,
     ) -> None:
         options: dict[str, Any] = {"durability": durability}
         self._tapes = tapes
         self._observer = observer
+        self._core = core
         self._epoch = epoch
         self.input = LogWriter(folder, INPUT_LOG, run_id, embed=tapes is None, sources=tapes or (), **options)
         self.decisions = [LogWriter(folder, name, run_id, **options) for name in DECIDING]
@@ -198,6 +202,8 @@ class RunJournal:
             log.release()
 
     def _work(self) -> None:
+        if self._core is not None:
+            os.sched_setaffinity(0, {self._core})
         while True:
             batch = self._queue.get()
             if batch is None:

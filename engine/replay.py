@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from engine.config import Config
+from engine.cores import check_cores, pinned
+from engine.errors import LineBroken
 from engine.feeds import OpenFeed, open_feeds
 from engine.journaling import RunJournal
 from engine.line import Built, build_line, load_kernels, sequence_first_words
-from engine.observe.counters import Counters
 from engine.loops import run_fused
+from engine.observe.counters import Counters
 from engine.observe.log import get_log
 from engine.observe.progress import COMPILING, Say, silent
 from engine.report import write_report
 from engine.run_folder import begin_run, environment, new_folder, write_json
-from engine.session import Session, terminable
+from engine.session import Session, standstill, terminable
 from engine.summary import Tally, latency_table
+from engine.watchdog import Stopped, run_watched
 from handlers.domain import reasons
 from transport.clock import cycles_per_ns
 from transport.compiled import is_compiled
 from transport.errors import SegmentError
 from transport.records import FILL
 from transport.segment import as_word, sweep
+
+FAULT_FILE = "fault.txt"  # where in the program an assertion failed
 
 
 @dataclass
@@ -52,8 +58,10 @@ def replay(
 ) -> Replayed:
     """Replay `specs` under `config` into `out`; `speed` 0 is as fast as it goes.
 
-    Raises FeedError, ConfigError, StrategyError, StorageError, LineStopped; what was journaled until then stays readable.
+    Raises FeedError, ConfigError, StrategyError, StorageError, LineStopped, LineBroken, WorkerDied; what was journaled until then
+    stays readable.
     """
+    fused_cores = _fused_cores(config)
     progress("opening feeds", 0)
     feeds, instruments = open_feeds(specs, config.instrument)
     by_reference = all(f.by_reference for f in feeds) and not config.journal.embed
@@ -71,7 +79,7 @@ def replay(
     tally = Tally(instruments, facts.strategies, config.account.money_decimals)
     tapes = [f.tape.slots for f in feeds if f.tape is not None] if by_reference else None
     names = [i.name for i in instruments]
-    journal = RunJournal(folder, facts.run_id, names, tapes, facts.epoch, config.journal.durability, tally)
+    journal = RunJournal(folder, facts.run_id, names, tapes, facts.epoch, config.journal.durability, tally, fused_cores[1])
     windows = [f.windows(config.runtime.chunk_rows) for f in feeds]
     with terminable():
         try:
@@ -80,10 +88,16 @@ def replay(
             session.open(lambda ns: sequence_first_words(built, config, ns, config_id, instruments_id))
             expected = _expected(feeds)
             with _published(folder.name, built, tally, journal, lambda n: progress("replaying", n, expected)) as told:
-                session.run(told)
+                if config.runtime.placement == "fused":
+                    _run_fused(session, fused_cores[0], told)
+                else:
+                    session.run(told)
             took = {"seconds": time.perf_counter() - began - session.starting_s, "seconds_starting": session.starting_s}
             progress("closing the logs", int(built.line.sequencer.head[0]["next_seq"]))
             hashes = journal.close()
+        except LineBroken as fault:
+            journal.abandon()
+            raise _kept(fault, folder) from fault
         except BaseException:
             journal.abandon()
             raise
@@ -108,6 +122,48 @@ def _session(
     from engine.supervisor import PlacedSession
 
     return PlacedSession(config.runtime.placement, built, windows, journal.put, speed, config, base, name, 1)
+
+
+def _fused_cores(config: Config) -> tuple[int | None, int | None]:
+    """Cores of the line's thread and of the journal's, None for any; raises ConfigError for one that is not ours."""
+    if config.runtime.placement != "fused":
+        return None, None
+    check_cores(config.runtime.cores, os.sched_getaffinity(0))
+    line, journal, *_ = (*config.runtime.cores, None, None)
+    return line, journal
+
+
+def _run_fused(session: Session, core: int | None, told: Callable[[int], None]) -> None:
+    """Run the line on a thread of its own; when that does not come back, journal what it had sequenced and raise WorkerDied."""
+    line = session.built.line
+
+    def work(check: Callable[[], None]) -> None:
+        def progress(inputs: int) -> None:
+            check()
+            told(inputs)
+
+        with pinned(core):
+            try:
+                session.run(progress)
+            except Stopped:
+                session.hand_over_rest()
+                raise
+
+    try:
+        run_watched(work, session.inside, lambda: int(line.sequencer.head[0]["next_seq"]), lambda s: standstill(session.built, s))
+    except BaseException:
+        if session.inside:
+            session.hand_over_rest()
+        raise
+
+
+def _kept(fault: LineBroken, folder: Path) -> LineBroken:
+    """The fault with where it is told at length, in the run's folder, as far as the disk takes it."""
+    path = folder / FAULT_FILE
+    with suppress(OSError):
+        path.write_text(f"{fault}\n\n{fault.trace}")
+        return LineBroken(f"{fault}\nplease report it with {path}", fault.seq, fault.trace)
+    return fault
 
 
 @contextmanager

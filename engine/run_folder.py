@@ -6,6 +6,7 @@
     RUN/run.json                                 run id, epoch, feeds, instruments, ids of the blobs
     RUN/blobs                                    what of the configuration decides, and the instrument table, under their hashes
     RUN/summary.json, report.html                what it came to; absent while the run goes on or when it did not end
+    RUN/fault.txt                                where in the engine an assertion failed; only of a run that one stopped
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,21 +14,23 @@ from typing import Any
 
 import numpy as np
 
-from engine.errors import LineStopped
+from engine.errors import LineBroken, LineStopped
 from engine.journaling import Batch, Rows, Window
 from engine.line import Built, troubles
 from engine.loops import DECIDING, DONE, FAULT, LOGS_FULL, PACED, SLICE_OVER, WANTS_WINDOW, run_fused
+from engine.watchdog import Inside
 from handlers.domain.queue import NEVER
-from handlers.ingest.sequencer import open_window, start_timers
+from handlers.ingest.sequencer import first_refused, open_window, start_timers
 from handlers.signals.stage import STAGE_FULL, STEP_ENDLESS, STEP_OVERRAN, STEP_RAISED
 
 from transport.clock import cycles_now, cycles_per_ns
-from transport.records import copied, empty
+from transport.records import BAR, FEATURE, copied, empty
 
 SLICE_NS = 40_000_000  # a loop returns this often, inside 50 ms, for progress, signals and pacing
 SWITCH_S = 1e-4  # the line's thread gets the interpreter back this soon from the journal's, not after Python's own 5 ms
 PACED_HAND_OVER_S = 0.1  # a paced run makes few rows: they must not wait for a window to be used up before they are journaled
 TERMINATED = 128 + signal.SIGTERM
+BUGS = (AssertionError, IndexError)  # what a kernel raises, and only for a bug; the second where indices are checked
 FAULTS = {
     STEP_RAISED: "raised an error",
     STEP_OVERRAN: "wrote more rows than it declares (rows_max)",
@@ -95,6 +98,9 @@ class Session:
         self.starting_s = 0.0  # of the time that `run` takes, what passed before the first record: processes were started
         self._began_ns = 0
         self._handed_over = time.monotonic()
+        self._handed_seq = 0  # the first that was not handed over, and of each feed the row after the last that was
+        self._handed_rows = np.zeros(len(feeds), np.int64)
+        self.inside = Inside()  # the loop
         self._slice_cycles = int(SLICE_NS * cycles_per_ns())  # the counter is measured once, which takes a moment
 
     def open(self, first_words: Callable[[int], None]) -> None:
@@ -113,7 +119,7 @@ class Session:
         self._began_ns = time.monotonic_ns()
 
     def run(self, progress: Callable[[int], None] = lambda inputs: None) -> None:
-        """Run to the end of the feeds; raises LineStopped at the input where a strategy broke its contract."""
+        """Run to the end of the feeds; raises LineStopped at the input where a strategy broke its contract, or LineBroken."""
         before = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_S)
         try:
@@ -127,10 +133,11 @@ class Session:
             if self.speed:
                 line.control["until_ns"] = self._until()
             try:
-                why = self._slice(cycles_now() + self._slice_cycles)
-            except AssertionError:  # a bug: what was sequenced before it is journaled all the same
-                self._hand_over()
-                raise
+                with self.inside:
+                    why = self._slice(cycles_now() + self._slice_cycles)
+            except BUGS as bug:  # what was sequenced up to it is journaled all the same
+                self.hand_over_rest()
+                raise broken(bug, int(line.sequencer.head[0]["next_seq"]) - 1) from bug
             waited = why == PACED and time.monotonic() - self._handed_over > PACED_HAND_OVER_S
             if waited or why in (WANTS_WINDOW, LOGS_FULL, DONE, FAULT) or line.sequencer.head[0]["runs"] > 1 << 12:
                 self._hand_over()
@@ -140,8 +147,7 @@ class Session:
             elif why == PACED:
                 time.sleep(0.001)
             elif why == FAULT:
-                raise_interrupt(self.built)
-                raise LineStopped(fault_text(self.built), int(line.control[0]["fault_seq"]))
+                raise strategy_fault(self.built)
             elif why == DONE:
                 return
             assert why in (SLICE_OVER, WANTS_WINDOW, LOGS_FULL, PACED)
@@ -178,20 +184,62 @@ class Session:
         line = self.built.line
         self._handed_over = time.monotonic()
         head = line.sequencer.head[0]
-        runs, own = int(head["runs"]), int(head["own"])
-        counts = line.logs.counts
-        if not runs and not counts.any():
+        if not head["runs"] and not line.logs.counts.any():
             return
+        batch = self._batch()
+        windows = line.sequencer.windows[: len(self.intakes)]
+        self._handed_seq, self._handed_rows = int(head["next_seq"]), windows["first"] + windows["at"]
+        head["runs"] = head["own"] = 0
+        line.logs.counts[:] = 0
+        self.take(batch)
+
+    def _batch(self) -> Batch:
+        """Copies of what the line has made since the last handing over."""
+        line = self.built.line
+        head = line.sequencer.head[0]
         logs: list[Any] = [getattr(line.logs, name) for name in DECIDING]
-        batch = Batch(
-            line.sequencer.runs[:runs].copy(),
-            copied(line.sequencer.own[:own]),
-            tuple(copied(log[: int(n)]) for log, n in zip(logs, counts, strict=True)),
+        return Batch(
+            line.sequencer.runs[: int(head["runs"])].copy(),
+            copied(line.sequencer.own[: int(head["own"])]),
+            tuple(copied(log[: int(n)]) for log, n in zip(logs, line.logs.counts, strict=True)),
             [i.current for i in self.intakes],
         )
-        head["runs"] = head["own"] = 0
-        counts[:] = 0
-        self.take(batch)
+
+    def hand_over_rest(self) -> None:
+        """Hand over what was sequenced although the loop did not come back, or never will; the line does not go on afterwards.
+
+        From another thread than the line's: where that moves again meanwhile, nothing is handed over.
+        """
+        head = self.built.line.sequencer.head[0]
+        next_seq = int(head["next_seq"])
+        self._note_rest()
+        batch = self._batch()
+        if int(head["next_seq"]) == next_seq and (len(batch.runs) or any(map(len, batch.decisions))):
+            self.take(batch)
+
+    def _note_rest(self) -> None:
+        """Note the run of a feed's records that the loop was in: it does so itself at the run's end."""
+        s = self.built.line.sequencer
+        head = s.head[0]
+        runs = s.runs[: int(head["runs"])]
+        seq = self._handed_seq + int(runs["count"].sum())
+        count = int(head["next_seq"]) - seq
+        for feed in range(len(self.intakes)) if count else ():
+            mine = runs[runs["source"] == feed]
+            noted = max(mine["first"] + mine["count"], default=self._handed_rows[feed])
+            end = self._taken(feed)
+            if end > noted:
+                s.runs[len(runs)] = (feed, end - count, count, seq)
+                head["runs"] += 1
+                return
+
+    def _taken(self, feed: int) -> int:
+        """Row of `feed` after the last that was let in from its window, which stands behind those it refused since."""
+        w, instruments = self.built.line.sequencer.windows[feed], int(self.built.line.sequencer.head[0]["instruments"])
+        rows, at = self.intakes[feed].current.rows, int(w["at"])
+        while at and first_refused(rows[at - 1 : at], instruments) >= 0:
+            at -= 1
+        return int(w["first"]) + at
 
 
 def raise_interrupt(built: Built) -> None:
@@ -200,6 +248,33 @@ def raise_interrupt(built: Built) -> None:
         for error in strategy.loaded.errors:
             if isinstance(error, KeyboardInterrupt | Terminated):
                 raise error
+
+
+def strategy_fault(built: Built) -> LineStopped:
+    """What stopped the line when a loop came back with FAULT; raises the interrupt that it was instead."""
+    raise_interrupt(built)
+    return LineStopped(fault_text(built), int(built.line.control[0]["fault_seq"]))
+
+
+def broken(bug: BaseException, seq: int) -> LineBroken:
+    """What stopped the line when a kernel raised `bug`, `seq` being the last input that was begun."""
+    what = f"assertion {str(bug)!r} failed" if isinstance(bug, AssertionError) else f"{type(bug).__name__}: {bug}"
+    return LineBroken(
+        f"a fault of the engine, not of a strategy, stopped the line at seq {seq}: {what}; the journal is whole up to that input",
+        seq, "".join(traceback.format_exception(bug)),
+    )  # fmt: skip
+
+
+def standstill(built: Built, seconds: float) -> str:
+    """What hangs, in words, when the loop has not come back from one input: the strategies that it may have called there."""
+    r, signals = built.line.scratch.input[0], built.line.signals
+    subs, here = signals.subs[: signals.first[-1]], int(r["instrument_id"])
+    if here < len(built.instruments):  # else a timer or a command, which concern every instrument
+        subs = subs[signals.first[here] : signals.first[here + 1]]
+    kinds = np.uint64(1 << int(r["kind"]) | 1 << FEATURE | 1 << BAR)
+    called = dict.fromkeys(built.strategies[int(s["strategy_id"]) - 1].name for s in subs if s["reads"] & kinds)
+    who = f"strategy {' or '.join(called)} does not return" if called else "a loop of the engine does not end"
+    return f"the line has not moved for {seconds:g} s at seq {int(r['seq'])}: {who}; the journal is whole up to that input"
 
 
 def fault_text(built: Built) -> str:

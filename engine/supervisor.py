@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Self
@@ -22,16 +21,19 @@ import msgspec
 import numpy as np
 
 from engine.config import Config, dump
-from engine.errors import ConfigError, LineStopped, WorkerDied
+from engine.cores import check_cores, pinned
+from engine.errors import LineBroken, LineStopped, WorkerDied
 from engine.journaling import Batch
 from engine.journaling import Rows as Slots
 from engine.line import Built
 from engine.loops import DECIDING, DONE, FEATURES, ORDERS, RISK, SIGNALS, WHOLE
 from engine.observe.histogram import merge
 from engine.ring_loops import BY_INGEST, INPUT_SLOTS, NEXT_OUT, STOP, Rows, run_ingest, take_what_is_left
+from engine.scratch import scratch_folder
 from engine.session import Session, terminable
+from engine.watchdog import HUNG_S, Stillness
 from engine.workers import (
-    CONFIG, FAULT_FILE, FAULTED, HISTOGRAMS, INPUT, REPORTS, TROUBLES, Assignment, edge, load_ring_kernels, work,
+    BROKEN, CONFIG, FAULT_FILE, FAULTED, HISTOGRAMS, INPUT, REPORTS, TROUBLES, Assignment, Fault, edge, load_ring_kernels, work,
 )  # fmt: skip
 from handlers.domain.queue import NEVER
 from handlers.orders.brokers.paper import REPORTS_MAX
@@ -48,28 +50,6 @@ WORKERS = {
 ROW_SLOTS = 1 << 14
 START_S = 600.0  # a worker that compiles another machine's code for the first time takes minutes, not more
 STOP_S = 5.0  # a loop comes back every 20 ms; what has not ended then hangs
-HUNG_S = 10.0  # what one input may take a worker: a step of plain Python takes milliseconds, a machine that swaps a second or two
-LOOK_S = 0.1  # at most so much counts between two looks, which come every 40 ms: in a longer time we did not run either
-
-
-@contextmanager
-def pinned(core: int | None) -> Iterator[None]:
-    """This thread on `core`; raises ConfigError where the machine has no such core for us."""
-    if core is None:
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    _check_core(core, before)
-    os.sched_setaffinity(0, {core})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
-
-
-def _check_core(core: int, ours: set[int]) -> None:
-    if core not in ours:
-        raise ConfigError(f"runtime.cores: core {core} is not ours; there are {', '.join(map(str, sorted(ours)))}")
 
 
 class Crew:
@@ -88,9 +68,7 @@ class Crew:
         self.troubles: dict[str, int] = {}
         self._hung_s = hung_s
         self._hung: dict[str, str] = {}  # workers that were ended for it, and what is said of them
-        self._beats = [0] * len(self.roles)
-        self._still_s = [0.0] * len(self.roles)  # time in which we ran and the worker gave no sign
-        self._looked = 0.0
+        self._still: list[Stillness] = []  # of each worker, once all have begun
         self._ends = ExitStack()
 
     def __enter__(self) -> Self:
@@ -112,8 +90,7 @@ class Crew:
         sweep()
         self._make_rings()
         self._ends.enter_context(pinned(self._core(0)))
-        folder = self._ends.enter_context(tempfile.TemporaryDirectory(prefix="tickline-"))
-        self._folder = Path(folder)
+        self._folder = self._ends.enter_context(scratch_folder("run"))
         (self._folder / CONFIG).write_text(dump(self._config))
         context = multiprocessing.get_context("spawn")  # a fork would share the journal's thread and its locks
         for place, (name, stage) in enumerate(self.roles):
@@ -123,7 +100,7 @@ class Crew:
         self._await_all()
         for ring in self.rings.values():
             ring.unlink()
-        self._looked = time.monotonic()
+        self._still = [Stillness() for _ in self.roles]
 
     def _make_rings(self) -> None:
         followed = {name for name, _ in self.roles} & set(DECIDING[:-1])  # stages whose rows another worker reads
@@ -141,7 +118,7 @@ class Crew:
     def _assignment(self, name: str, stage: int, place: int) -> Assignment:
         core = self._core(place + 1)
         if core is not None:
-            _check_core(core, set(range(os.cpu_count() or 1)))
+            check_cores([core], set(range(os.cpu_count() or 1)))
         return Assignment(
             name, stage, place, {k: ring.name for k, ring in self.rings.items()}, str(self._folder),
             msgspec.json.encode(list(self._instruments)), str(self._base.resolve()), self._epoch, core, self.strategy,
@@ -160,13 +137,9 @@ class Crew:
 
     def look(self) -> None:
         """Once a slice: a worker that has given no sign for HUNG_S of the time in which we ran is ended; `check` then raises."""
-        now = time.monotonic()
-        passed, self._looked = min(now - self._looked, LOOK_S), now
         for place, (name, stage) in enumerate(self.roles):
             beats = int(load_cell(self.rings[INPUT].cursors, consumer_cell(place)))
-            self._still_s[place] = self._still_s[place] + passed if beats == self._beats[place] else 0.0
-            self._beats[place] = beats
-            if self._still_s[place] > self._hung_s and self.workers[name].exitcode is None:
+            if self._still[place].look(beats) > self._hung_s and self.workers[name].exitcode is None:
                 handled = self._handled(name, stage)
                 self._hung[name] = (
                     f"worker {name} has not moved for {self._hung_s:g} s {f'after seq {handled}' if handled >= 0 else 'since it began'}: "
@@ -184,15 +157,15 @@ class Crew:
         return [name for name, process in self.workers.items() if process.exitcode is not None]
 
     def check(self) -> None:
-        """Raises LineStopped with a strategy's fault, or WorkerDied, when a worker has ended."""
+        """Raises LineStopped with a strategy's fault, LineBroken with one of ours, or WorkerDied, when a worker has ended."""
         ended = self.ended()
-        for name in sorted(ended, key=lambda n: self.workers[n].exitcode != FAULTED):  # a fault tells more than its echo
+        for name in sorted(ended, key=lambda n: self.workers[n].exitcode not in (FAULTED, BROKEN)):  # a fault tells more than its echo
             status = self.workers[name].exitcode
             path = self._folder / FAULT_FILE.format(name)
             text = path.read_text() if path.exists() else ""
-            if status == FAULTED:
-                seq, _, words = text.partition("\n")
-                raise LineStopped(words, int(seq))
+            if status in (FAULTED, BROKEN):
+                fault = msgspec.json.decode(text, type=Fault)
+                raise LineBroken(fault.text, fault.seq, fault.trace) if status == BROKEN else LineStopped(fault.text, fault.seq)
             if name in self._hung:
                 raise WorkerDied(f"{self._hung[name]}; the journal is whole up to where it had come")
             how = f"was killed by signal {-status}" if status is not None and status < 0 else f"ended with status {status}"

@@ -9,7 +9,7 @@ The third is reached on this thread, or by running the feeds' records again in p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,17 @@ import numpy as np
 
 from engine.comparing import Compared, Verdicts, differences, earliest, stopped_there_too, what_is_left
 from engine.config import Config, deciding, dump, resolve
-from engine.errors import ConfigError
+from engine.errors import ConfigError, LineStopped
 from engine.evidence import Evidence, check_evidence
 from engine.journaling import INPUT_LOG, MarketHash, Rows
 from engine.line import Built, build_line
 from engine.loops import DECIDING, FAULT, LOGS_FULL, MISSED_REPORT, NO_REPORT, OTHER_REPORT, SLICE_OVER, run_logged
 from engine.observe.progress import Say, silent
 from engine.run_folder import Environment, Run, environment, open_run
-from engine.session import fault_text, raise_interrupt
+from engine.session import BUGS, broken, standstill, strategy_fault
 from engine.summary import Tally
 from engine.verify_placed import run_again
+from engine.watchdog import Inside, run_watched
 from handlers.ingest.sequencer import FROM_FEEDS, first_refused
 from handlers.signals.errors import StrategyError
 from transport import blobs, compiled
@@ -49,7 +50,8 @@ REPORTS = {
 def verify(folder: Path, progress: Say = silent, placement: str = "fused") -> Verdicts:
     """Verify a run, its decisions on `placement`: fused re-executes the log here, the others run its feeds again in processes.
 
-    Raises RunError for a folder that is none, ConfigError for no placement; with processes also WorkerDied, StorageError.
+    Raises RunError for a folder that is none, ConfigError for no placement, WorkerDied where a step does not return or a
+    process ended; with processes also StorageError.
     """
     if placement not in PLACEMENTS:
         raise ConfigError(f"placement {placement!r} is not one of {', '.join(PLACEMENTS)}")
@@ -165,7 +167,7 @@ def _check_decisions(
             sources |= strategy.loaded.sources
         _compare("strategy file", strategies, sources, found.program)
         if placement == "fused":
-            whole = _re_execute(run, config, built, inputs, tally, found, progress)
+            whole = _re_execute_watched(run, config, built, inputs, tally, found, progress)
         else:
             looked_at = sum(len(rows) for rows in inputs)  # all of it, before processes are started on it
             whole = looked_at == run.input_log().rows_total
@@ -193,29 +195,52 @@ def _inputs(run: Run, market: MarketHash, tally: Tally, found: Verdicts) -> Iter
         yield rows
 
 
-def _re_execute(
+def _re_execute_watched(
     run: Run, config: Config, built: Built, inputs: Iterator[Rows], tally: Tally, found: Verdicts, progress: Say
+) -> bool:
+    """`_re_execute` on a thread of its own: what made the run hang does so again. Raises WorkerDied then."""
+    inside = Inside()
+    r = built.line.scratch.input
+
+    def work(check: Callable[[], None]) -> bool:
+        def told(what: str, done: int, total: int | None = None) -> None:
+            check()
+            progress(what, done, total)
+
+        return _re_execute(run, config, built, inputs, tally, found, told, inside)
+
+    return run_watched(work, inside, lambda: int(r[0]["seq"]), lambda seconds: standstill(built, seconds))
+
+
+def _re_execute(
+    run: Run,
+    config: Config,
+    built: Built,
+    inputs: Iterator[Rows],
+    tally: Tally,
+    found: Verdicts,
+    progress: Say,
+    inside: Inside,
 ) -> bool:
     """Re-execute on this thread, each input as the log has it; whether that came to the log's end."""
     compared = [Compared(run.log(name), name) for name in DECIDING]
-    control, total = built.line.control[0], run.input_log().rows_total
+    total = run.input_log().rows_total
+    stopped: LineStopped | None = None
     for rows in inputs:
-        why = _run_piece(built, rows, compared, tally)
+        ended = _run_piece(built, rows, compared, tally, inside)
         found.inputs += len(rows)
         progress("re-executing", found.inputs, total)
-        if not why and control["fault"] and not stopped_there_too(run.input_log(), config, int(control["fault_seq"])):
-            why = fault_text(built)
-        if why:
-            found.decisions.append(why)
-            return False
-        if control["fault"]:
-            found.inputs = int(control["fault_seq"]) + 1
-            found.notes.append(f"the run stopped here, and does so again: {fault_text(built)}")
+        if isinstance(ended, LineStopped) and stopped_there_too(run.input_log(), config, ended.seq):
+            stopped, found.inputs = ended, ended.seq + 1
+            found.notes.append(f"the run stopped here, and does so again: {ended}")
             break
-    else:
-        if found.inputs < run.input_log().rows_total:
+        if ended is not None:
+            found.decisions.append(str(ended))
             return False
-    found.decisions += what_is_left(compared, found.inputs - 1, config if control["fault"] else None)
+    else:
+        if found.inputs < total:
+            return False
+    found.decisions += what_is_left(compared, found.inputs - 1, config, stopped)
     found.notes += [c.note for c in compared if c.note]
     return True
 
@@ -263,17 +288,27 @@ def _refused(rows: Rows, instruments: int) -> str | None:
     return f"seq {r['seq']}: a {NAME_OF.get(int(r['kind']), r['kind'])} record of instrument {r['instrument_id']} holds what INGEST refuses"
 
 
-def _run_piece(built: Built, rows: Rows, compared: list[Compared], tally: Tally) -> str | None:
-    """Re-execute one block, up to a strategy's fault in it; what diverged first, in words, or None."""
+def _run_on(built: Built, rows: Rows, at: int, inside: Inside) -> tuple[int, int, LineStopped | None]:
+    """`run_logged` from rows[at] on: (next row, why it came back, with FAULT what stopped the line at that row)."""
+    try:
+        with inside:
+            at, why = (int(v) for v in run_logged(built.line, rows, at, len(rows)))
+    except BUGS as bug:
+        seq = int(built.line.scratch.input[0]["seq"])
+        return seq - int(rows[0]["seq"]), FAULT, broken(bug, seq)
+    return at, why, strategy_fault(built) if why == FAULT else None
+
+
+def _run_piece(built: Built, rows: Rows, compared: list[Compared], tally: Tally, inside: Inside) -> str | LineStopped | None:
+    """Re-execute one block, up to a fault in it; what diverged first, in words, or the fault, or None."""
     at = 0
     while at < len(rows):
-        at, why = (int(v) for v in run_logged(built.line, rows, at, len(rows)))
+        at, why, stopped = _run_on(built, rows, at, inside)
         differing = _compare_logs(built, compared, int(rows[0]["seq"]) + at - 1, tally)
         if differing:
             return differing
-        if why == FAULT:
-            raise_interrupt(built)
-            return None
+        if stopped:
+            return stopped
         if why in REPORTS:
             text = f"seq {rows[at]['seq']}, stage exchange: {REPORTS[why]}"
             if why == OTHER_REPORT:
@@ -303,10 +338,10 @@ def feature_rows(run: Run) -> Iterator[Rows]:
     for rows in _pieces(run):
         at = 0
         while at < len(rows):
-            at, why = (int(v) for v in run_logged(built.line, rows, at, len(rows)))
+            at, why, _ = _run_on(built, rows, at, Inside())
             if why not in (SLICE_OVER, LOGS_FULL, FAULT):
                 raise DamagedError(f"{run.folder}: re-execution diverges at seq {rows[at]['seq']}; run tickline verify")
             yield copied(built.line.logs.features[: int(counts[0])])
             counts[:] = 0
-            if why == FAULT:  # a strategy stopped the run there
+            if why == FAULT:  # the run stopped there
                 return

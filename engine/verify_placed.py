@@ -8,7 +8,6 @@ commands and the exchange's reports are made again, and must come at the same se
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,12 +16,13 @@ import numpy as np
 
 from engine.comparing import Compared, Verdicts, earliest, stopped_there_too, what_is_left
 from engine.config import Config, RuntimeConfig
-from engine.errors import LineStopped
+from engine.errors import LineBroken, LineStopped
 from engine.journaling import INPUT_LOG, Rows, RunJournal
 from engine.line import Built, sequence_first_words
 from engine.loops import DECIDING
 from engine.observe.progress import Say
 from engine.run_folder import Run
+from engine.scratch import scratch_folder
 from engine.summary import Tally
 from transport import blobs
 from transport.log_reader import LogReader
@@ -41,14 +41,14 @@ def run_again(
     if run.input_log().rows_total == 0:
         return True
     again = msgspec.structs.replace(config, runtime=RuntimeConfig(placement=placement))  # type: ignore[arg-type]
-    with tempfile.TemporaryDirectory(prefix="tickline-verify-") as name:
-        stopped = _run(run, again, built, placement, Path(name), progress)
+    with scratch_folder("verify") as folder:
+        stopped = _run(run, again, built, placement, folder, progress)
         progress("comparing the logs", run.input_log().rows_total)
-        return _compare(run, config, Path(name), stopped, tally, found)
+        return _compare(run, config, folder, stopped, tally, found)
 
 
 def _run(run: Run, config: Config, built: Built, placement: str, folder: Path, progress: Say) -> LineStopped | None:
-    """The run's feeds through `placement` into logs under `folder`; what a strategy stopped it with, if one did."""
+    """The run's feeds through `placement` into logs under `folder`; what stopped it, a strategy or a fault of ours, if it was."""
     from engine.supervisor import PlacedSession  # its rings and processes are loaded only by who asks for them
 
     facts = run.facts
@@ -106,14 +106,14 @@ def _compare(
     ends = [log.rows_total, *[found.inputs] * len(DECIDING)]
     texts = [_differs(c, made[name], end, tally) for c, name, end in zip(compared, logs, ends, strict=True)]
     if stopped is not None and not stopped_there_too(log, config, stopped.seq):
-        texts.append(f"seq {stopped.seq}, stage signals: {stopped}")
+        texts.append(f"seq {stopped.seq}, {'the line' if isinstance(stopped, LineBroken) else 'stage signals'}: {stopped}")
     first = earliest(texts)
     if first:
         found.decisions.append(first)
         return False
     if stopped is not None:
         found.notes.append(f"the run stopped here, and does so again: {stopped}")
-    found.decisions += what_is_left(compared, log.rows_total - 1, config if stopped is not None else None)
+    found.decisions += what_is_left(compared, log.rows_total - 1, config, stopped)
     found.notes += [c.note for c in compared if c.note]
     return True
 

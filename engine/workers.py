@@ -21,12 +21,12 @@ import msgspec
 import numpy as np
 
 from engine.config import Config, resolve
-from engine.errors import EngineError
+from engine.errors import EngineError, LineBroken, LineStopped
 from engine.line import Built, build_line, troubles
 from engine.loops import DECIDING, DONE, FAULT, FEATURES, SLICE_OVER, WHOLE
 from engine.ring_loops import BY_NEXT, STOP, Edge, Rows, run_ingest
-from engine.session import SLICE_NS, fault_text
-from engine.worker_loop import HANDLED, STATE_CELLS, STOPPED, run_worker
+from engine.session import BUGS, SLICE_NS, broken, strategy_fault
+from engine.worker_loop import HANDLED, STATE_CELLS, STOPPED, UNSETTLED, run_worker
 from transport import compiled
 from transport.atomics import store_cell
 from transport.clock import cycles_now, cycles_per_ns
@@ -34,7 +34,7 @@ from transport.instruments import Instrument
 from transport.ring import PRODUCER, Ring
 from transport.wait import PARK
 
-FAULTED, FAILED = 3, 4  # exit status: a strategy's fault, anything else; 0 is the end or a word to stop
+FAULTED, FAILED, BROKEN = 3, 4, 5  # exit status: a strategy's fault, anything else, the engine's; 0 is the end or a word to stop
 INPUT, REPORTS = "input", "reports"
 CONFIG, FAULT_FILE, HISTOGRAMS, TROUBLES = "config.toml", "{}.fault", "{}.npy", "{}.json"
 
@@ -54,6 +54,14 @@ class Assignment:
     core: int | None
     strategy: int  # how it waits
     code_hash: str  # of the process that hands it out
+
+
+class Fault(msgspec.Struct):
+    """What a worker says of a fault."""
+
+    seq: int
+    text: str
+    trace: str = ""  # of the engine's own
 
 
 @dataclass
@@ -112,7 +120,7 @@ def _attach(a: Assignment) -> Post:
 
 
 def _run(a: Assignment, built: Built) -> int:
-    """Run the stage to its end; returns the loop's last word."""
+    """Run the stage to its end; returns the loop's last word. Raises LineStopped, LineBroken."""
     load_ring_kernels()
     ticks = cycles_per_ns()
     inputs, above, rows, back = _attach(a).edges()
@@ -120,9 +128,16 @@ def _run(a: Assignment, built: Built) -> int:
     gc.collect()
     gc.freeze()
     gc.disable()
+    bug: BaseException | None = None
     while True:
         deadline = cycles_now() + int(SLICE_NS * ticks)
-        why = int(run_worker(built.line, a.stage, inputs, a.place, above, rows, back, state, a.strategy, deadline))
+        try:
+            why = int(run_worker(built.line, a.stage, inputs, a.place, above, rows, back, state, a.strategy, deadline))
+        except BUGS as raised:
+            bug, why = raised, SLICE_OVER
+            state[UNSETTLED] = FAULT  # as after a strategy's: what was decided before it is handed on, nothing more is handled
+        if why == FAULT:
+            raise broken(bug, int(built.line.scratch.input[0]["seq"])) if bug else strategy_fault(built)
         if why != SLICE_OVER:
             return why
         if _orphaned():
@@ -144,11 +159,13 @@ def _work(a: Assignment) -> int:
     config, _ = resolve(folder / CONFIG)
     instruments = msgspec.json.decode(a.instruments, type=list[Instrument])
     built = build_line(config, instruments, 0, a.epoch, Path(a.base))
-    why = _run(a, built)
-    if why == FAULT:
-        seq = int(built.line.control[0]["fault_seq"])
-        (folder / FAULT_FILE.format(a.name)).write_text(f"{seq}\n{fault_text(built)}")
-        return FAULTED
+    try:
+        why = _run(a, built)
+    except LineStopped as stopped:
+        trace, status = (stopped.trace, BROKEN) if isinstance(stopped, LineBroken) else ("", FAULTED)
+        fault = Fault(stopped.seq, str(stopped), trace)
+        (folder / FAULT_FILE.format(a.name)).write_bytes(msgspec.json.encode(fault))
+        return status
     assert why in (DONE, STOPPED)
     np.save(folder / HISTOGRAMS.format(a.name), built.line.histograms["bucket"])
     (folder / TROUBLES.format(a.name)).write_bytes(msgspec.json.encode(troubles(built.line)))

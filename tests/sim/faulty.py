@@ -1,11 +1,11 @@
-"""Strategies that break their contract, one way each; for tests."""
+"""Strategies that break their contract, one way each, and two that trade plainly; for tests."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from handlers.contract import handler
-from transport.records import FEATURE, TARGET, TRADE
+from transport.records import FEATURE, MARKET_ORDER, PLACE, SELL, TARGET, TRADE
 
 
 @handler(reads=FEATURE, state=[("seen", "i8")])
@@ -15,6 +15,40 @@ def raises(s, p, row, out):
     if s.seen == 50:
         raise ValueError("no more")
     return 0
+
+
+@handler(reads=FEATURE, state=[("seen", "i8")])
+def asserts(s, p, row, out):
+    """Fails an assertion of its own at the 50th feature row: a strategy's fault like any other."""
+    s.seen += 1
+    assert s.seen < 50, "no more"
+    return 0
+
+
+@handler(reads=FEATURE, state=[("seen", "i8")])
+def hangs(s, p, row, out):
+    """Does not return from the 5,000th feature row."""
+    s.seen += 1
+    while s.seen == 5000:
+        pass
+    return 0
+
+
+@handler(reads=FEATURE, state=[("seen", "i8")], compiled=False)
+def hangs_in_python(s, p, row, out):
+    """The same as plain Python, sooner."""
+    s.seen += 1
+    while s.seen == 500:
+        pass
+    return 0
+
+
+@handler(reads=FEATURE, state=[("seen", "i8")])
+def sells_one(s, p, row, out):
+    """Sells one lot at the 50th feature row, whatever it holds."""
+    s.seen += 1
+    out.action, out.side, out.order_type, out.qty_lots = PLACE, SELL, MARKET_ORDER, 1
+    return 1 if s.seen == 50 else 0
 
 
 @handler(reads=FEATURE, state=[("seen", "i8")])

@@ -275,6 +275,7 @@ def stopped_by(step: str, placement: str, folder: Path, *words: str) -> tuple[Pa
     ("step", "words"),
     [
         ("raises", ("raised an error",)),
+        ("asserts", ("raised an error",)),
         ("raises_in_python", ("raised an error (ValueError: no more)",)),
         ("overruns", ("wrote more rows than it declares",)),
         ("endless", ("kept asking to be called again",)),

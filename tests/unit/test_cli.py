@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.cli import _known_error
-from engine.errors import ConfigError, LineStopped, WorkerDied
+from engine.errors import ConfigError, LineBroken, LineStopped, WorkerDied
 from engine.export import TABLES, columns_of
 from engine.run_folder import open_run
 from engine.tables import DECIMAL_KINDS, KINDS_OF
@@ -297,6 +297,7 @@ def test_the_installed_command_is_this_one() -> None:
     ("error", "code"),
     [
         (LineStopped("a strategy", 7), 1),
+        (LineBroken("an assertion", 7, "where"), 4),
         (ConfigError("a key"), 2),
         (WorkerDied("worker risk was killed"), 3),
         (StorageError("disk full"), 3),
