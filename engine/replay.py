@@ -69,9 +69,7 @@ def replay(
     load_kernels()
     built = build_line(config, instruments, len(feeds), 1, base)
     folder = new_folder(out)
-    sources: dict[str, str] = {}
-    for strategy in built.strategies:
-        sources |= strategy.loaded.sources
+    sources = {path: digest for strategy in built.strategies for path, digest in strategy.loaded.sources.items()}
     described = [f.describe() for f in feeds]
     facts, config_id, instruments_id = begin_run(
         folder, config, origins, instruments, described, sources, base, by_reference
@@ -88,10 +86,7 @@ def replay(
             session.open(lambda ns: sequence_first_words(built, config, ns, config_id, instruments_id))
             expected = _expected(feeds)
             with _published(folder.name, built, tally, journal, lambda n: progress("replaying", n, expected)) as told:
-                if config.runtime.placement == "fused":
-                    _run_fused(session, fused_cores[0], told)
-                else:
-                    session.run(told)
+                _run_fused(session, fused_cores[0], told) if config.runtime.placement == "fused" else session.run(told)
             took = {"seconds": time.perf_counter() - began - session.starting_s, "seconds_starting": session.starting_s}
             progress("closing the logs", int(built.line.sequencer.head[0]["next_seq"]))
             hashes = journal.close()

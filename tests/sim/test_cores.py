@@ -20,7 +20,7 @@ def stood(folder: Path, *cores: int) -> tuple[set[int], set[int]]:
     """Cores that (the line's thread, the journal's thread) of a fused run could run on."""
     seen: dict[str, set[int]] = {}
 
-    def look(what: str, inputs: int) -> None:
+    def look(what: str, done: int, total: int | None = None) -> None:
         if what == "replaying":
             seen["line"] = os.sched_getaffinity(0)
             for thread in threading.enumerate():
