@@ -1,7 +1,7 @@
 """Errors of running the line.
 
 EngineError
-├── LineStopped   a strategy broke its contract; the journal is whole up to that input; never retriable
+├── LineStopped   a strategy broke its contract, or an edge carried what it may not; the journal is whole up to that input; never retriable
 ├── WorkerDied    a process of the line is gone, or failed; the journal is whole up to where it had come; retriable
 └── ConfigError   the configuration cannot be used as it stands; never retriable, the message says what to change
 """

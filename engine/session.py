@@ -17,6 +17,7 @@ from engine.errors import LineStopped
 from engine.journaling import Batch, Rows, Window
 from engine.line import Built, troubles
 from engine.loops import DECIDING, DONE, FAULT, LOGS_FULL, PACED, SLICE_OVER, WANTS_WINDOW, run_fused
+from handlers.domain import edges
 from handlers.domain.queue import NEVER
 from handlers.ingest.sequencer import open_window, start_timers
 from handlers.signals.stage import STAGE_FULL, STEP_ENDLESS, STEP_OVERRAN, STEP_RAISED
@@ -28,7 +29,7 @@ SLICE_NS = 40_000_000  # a loop returns this often, inside 50 ms, for progress, 
 SWITCH_S = 1e-4  # the line's thread gets the interpreter back this soon from the journal's, not after Python's own 5 ms
 PACED_HAND_OVER_S = 0.1  # a paced run makes few rows: they must not wait for a window to be used up before they are journaled
 TERMINATED = 128 + signal.SIGTERM
-FAULTS = {
+FAULTS = {  # of a strategy; those of an edge are `handlers.domain.edges`'
     STEP_RAISED: "raised an error",
     STEP_OVERRAN: "wrote more rows than it declares (rows_max)",
     STEP_ENDLESS: "kept asking to be called again on one record",
@@ -203,9 +204,11 @@ def raise_interrupt(built: Built) -> None:
 
 
 def fault_text(built: Built) -> str:
-    """Which strategy broke its contract, how, and where."""
+    """Which strategy broke its contract, or which edge carried what it may not: how, and where."""
     line = built.line
     control = line.control[0]
+    if int(control["fault"]) <= edges.FORGED:
+        return f"{edges.told(int(control['fault']))}, at seq {int(control['fault_seq'])}; the journal is whole up to that input"
     sub = line.signals.subs[int(line.signals.failed[0])]
     strategy = built.strategies[int(sub["strategy_id"]) - 1]
     what = FAULTS[int(control["fault"])]

@@ -18,21 +18,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from handlers.domain import reasons
+from handlers.domain import edges, reasons
 from handlers.domain.borrowed import borrow
 from handlers.domain.memory import copy_slot, prefetch_slot, slot_at, zero_slot
-from handlers.domain.queue import NEVER, Queue, new_queue, pop, push
+from handlers.domain.queue import NEVER, Queue, first, new_queue, pop, push
 from transport.compiled import kernel
 from transport.records import (
-    ASK, BID, BOOK_DELTA, BOOK_SNAPSHOT, BY_INGEST, CANCEL_ALL, CLEAR, COMMAND, END_OF_FEED, EVENT_END, FEED_BASE, FLATTEN, GAP,
-    NO_INSTRUMENT, QUOTE, SLOT_BYTES, STATUS, TIMER, TRADE, empty,
+    ASK, BID, BOOK_DELTA, BOOK_SNAPSHOT, BY_INGEST, CANCEL_ALL, CLEAR, COMMAND, END_OF_FEED, EVENT_END, FEED_BASE, FLATTEN,
+    NO_INSTRUMENT, QUOTE, SLOT_BYTES, TIMER, empty,
 )  # fmt: skip
 
 FEEDS_MAX = 64
 COMMANDS_MAX = 65536
 AHEAD = 40  # slots that are asked for in advance: over a page, where the processor's own prefetching stops
 OWN = -1  # source of a run of the line's own records
-FROM_FEEDS = sum(1 << k for k in (TRADE, QUOTE, BOOK_DELTA, BOOK_SNAPSHOT, STATUS, GAP))
 PRICE_MAX = 2**40  # ticks, either sign
 QTY_MAX = 2**50  # lots
 # What `peek` answers besides a feed's index.
@@ -141,7 +140,7 @@ def peek(s, reports):
 @kernel(inline=True)
 def refusal(r, instruments):
     """Reason why a feed's record may not enter the line, or 0. Everything downstream indexes without looking again."""
-    if r.kind > 63 or not (np.uint64(FROM_FEEDS) >> np.uint64(r.kind)) & np.uint64(1):
+    if edges.forged(edges.FEEDS, r):
         return reasons.FORBIDDEN_KIND
     if r.instrument_id >= instruments:
         return reasons.UNKNOWN_SYMBOL
@@ -262,10 +261,23 @@ def admit_feed(s, f, r):
     note_run(s, f, row, 1, r.seq)
 
 
+@kernel(inline=True)
+def take_own(edge, queue, r, seq):
+    """Move the earliest row of `queue` to `r`; one that `edge` may not carry stays, is shown in `r` as `seq`, and is a fault."""
+    copy_slot(r, queue.rows[first(queue)])
+    fault = edges.forged(edge, r)
+    if fault:
+        r.seq = seq
+    else:
+        pop(queue)
+    return fault
+
+
 @kernel
 def admit_own(s, reports, source, when, r):
-    """Take a timer, command or report into `r` and keep it in `own`."""
+    """Take a timer, command or report into `r` and keep it in `own`; returns 0, or the fault of `take_own`."""
     head = s.head[0]
+    fault = np.int64(0)
     if source == A_TIMER:
         zero_slot(r)
         r.kind = TIMER
@@ -278,13 +290,16 @@ def admit_own(s, reports, source, when, r):
         head.timers += 1
         head.timer_due += head.timer_ns
     elif source == A_COMMAND:
-        copy_slot(r, s.commands.rows[pop(s.commands)])
+        fault = take_own(edges.COMMANDS, s.commands, r, head.next_seq)
     else:
-        copy_slot(r, reports.rows[pop(reports)])
+        fault = take_own(edges.REPORTS, reports, r, head.next_seq)
+    if fault:
+        return fault
     stamp_input(s, r, when)
     s.own[head.own] = r
     note_run(s, OWN, np.int64(head.own), 1, r.seq)
     head.own += 1
+    return 0
 
 
 @kernel

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from handlers.domain import reasons
+from handlers.domain import edges, reasons
 from handlers.domain.book import NO_LEVEL, level_at, level_key, next_level, two_sided
 from handlers.domain.memory import zero_slot
 from handlers.domain.numeric import draw
@@ -79,6 +79,7 @@ def new_paper(
 @kernel
 def submit(state, row):
     """An ORDER, CANCEL or AMEND leaves now; False when too many are on their way (the caller refuses it)."""
+    assert edges.forged(edges.BROKER, row) == 0, "the exchange was sent what it may not be sent"
     if room(state.arrivals) == 0:
         return False
     paper = state.paper[0]
