@@ -105,7 +105,7 @@ def test_orders_that_an_order_by_order_book_has_no_room_for_are_counted_and_the_
     assert summary["troubles"] == {"BOOK_ORDERS_DROPPED": extra + 1}, "one has gone, so one of the two that come then fits"
     top = log_top(tmp_path / "run")
     assert (top["bid"], top["ask"]) == ("2499.75", "2500.25")
-    kept = [n for n in range(2, room + 1)] + [10**6 + 1]
+    kept = [*range(2, room + 1), 10**6 + 1]
     assert float(top["bid_qty"]) == sum(n % 50 == 1 for n in kept)
     done("verify", tmp_path / "run")
 
