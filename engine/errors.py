@@ -20,7 +20,7 @@ class ConfigError(EngineError):
 
 
 class LineStopped(EngineError):
-    """The line stopped at input `seq` because of what a strategy did there."""
+    """The line stopped at input `seq` because of what a strategy did there, or an edge carried."""
 
     def __init__(self, text: str, seq: int) -> None:
         super().__init__(text)
