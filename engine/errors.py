@@ -1,7 +1,7 @@
 """Errors of running the line.
 
 EngineError
-├── LineStopped   a strategy broke its contract; the journal is whole up to that input; never retriable
+├── LineStopped   a strategy broke its contract, or an edge carried what it may not; the journal is whole up to that input; never retriable
 │   └── LineBroken    an assertion of the engine failed there: a bug of ours
 ├── WorkerDied    a process of the line is gone, failed or hangs; the journal is whole up to where it had come; retriable
 └── ConfigError   the configuration cannot be used as it stands; never retriable, the message says what to change
@@ -21,7 +21,7 @@ class ConfigError(EngineError):
 
 
 class LineStopped(EngineError):
-    """The line stopped at input `seq`, because of what a strategy did there unless it is a LineBroken."""
+    """The line stopped at input `seq`, because of what a strategy did there or an edge carried, unless it is a LineBroken."""
 
     def __init__(self, text: str, seq: int) -> None:
         super().__init__(text)

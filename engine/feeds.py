@@ -12,9 +12,10 @@ import numpy as np
 from engine.errors import ConfigError
 from engine.journaling import INPUT_LOG, Rows
 from handlers.domain import reasons
+from handlers.domain.edges import MARKET_KINDS
 from handlers.ingest.errors import FeedError, NotAFeedError
 from handlers.ingest.feed import Feed
-from handlers.ingest.sequencer import FEEDS_MAX, FROM_FEEDS, source_of
+from handlers.ingest.sequencer import FEEDS_MAX, source_of
 from handlers.ingest.venues.captures import open_feed
 from handlers.ingest.venues.synthetic import SyntheticFeed
 from transport.errors import TransportError
@@ -79,8 +80,7 @@ class OpenFeed:
         else:
             assert self.run is not None
             for _, rows in self.run[0].blocks():
-                market = (np.uint64(FROM_FEEDS) >> rows["kind"].astype(np.uint64)) & np.uint64(1) == 1
-                chosen = copied(rows, market)
+                chosen = copied(rows, np.isin(rows["kind"], MARKET_KINDS))
                 chosen["seq"] = chosen["ts_seq_ns"] = chosen["epoch"] = 0
                 yield self._renumbered(chosen)
 

@@ -258,7 +258,7 @@ def troubles(line: Line) -> dict[str, int]:
     orders, paper = line.orders.line[0], line.paper.paper[0]
     found = {
         "BOOK_LEVELS_DROPPED": line.markets["dropped"].sum(), "BOOK_ORDERS_DROPPED": line.books["dropped"].sum(),
-        "BOOK_ORDERS_UNKNOWN": line.markets["unknown_orders"].sum(), "REPORTS_LOST": paper["overflow"],
+        "BOOK_ORDERS_UNKNOWN": line.markets["unknown_orders"].sum(), "FILLS_MISSED": paper["crowded"],
         "REPORTS_INVALID": orders["invalid"], "FILLS_LATE": orders["late"], "REPEATED": orders["duplicate"],
     }  # fmt: skip
     return {name: int(n) for name, n in found.items() if n}

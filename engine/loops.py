@@ -227,7 +227,9 @@ def run_on(line, source, when, before_ns):
     n = logged = 0
     while True:
         if source < 0:
-            admit_own(s, reports, source, when, r)
+            fault = admit_own(s, reports, source, when, r)
+            if fault < 0:
+                return fault, n
         else:
             take_next(s, w, r)
         n += 1

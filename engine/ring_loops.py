@@ -32,7 +32,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from engine.loops import DONE, LOGS_FULL, LOOK_EVERY, PACED, SLICE_OVER, WANTS_WINDOW
+from engine.loops import DONE, FAULT, LOGS_FULL, LOOK_EVERY, PACED, SLICE_OVER, WANTS_WINDOW
+from handlers.domain import edges
 from handlers.domain.borrowed import borrow
 from handlers.domain.memory import copy_slot
 from handlers.domain.queue import NEVER, push
@@ -77,8 +78,8 @@ def beat(cursors, me):
 
 
 @kernel
-def take_log(edge, log, counts, k, only_checkpoints):
-    """Move a stage's rows to its log, as far as there is room; whether none was left."""
+def take_log(edge, log, counts, k, only_checkpoints, control):
+    """Move a stage's rows to its log, as far as there is room; whether none was left. One that it may not send stays: a fault."""
     cursors, slots = edge.cursors, edge.slots
     while True:
         there = readable(cursors, BY_INGEST)
@@ -92,58 +93,72 @@ def take_log(edge, log, counts, k, only_checkpoints):
             return False
         for i in range(n):
             row = slots[(at + i) & wrap]
-            if not only_checkpoints or row.kind == CHECKPOINT:
-                copy_slot(log[counts[k]], row)
-                counts[k] += 1
+            if only_checkpoints and row.kind != CHECKPOINT:
+                continue  # SIGNALS looks at it
+            fault = edges.forged(edges.FEATURES + k, row)
+            if fault:
+                control.fault, control.fault_seq = fault, row.seq
+                release(cursors, BY_INGEST, i)
+                return False
+            copy_slot(log[counts[k]], row)
+            counts[k] += 1
         release(cursors, BY_INGEST, n)
 
 
 @kernel(inline=True)
 def take_logs(line, rows):
     """Move the rows of every stage to the logs; whether none was left. FEATURES' own ring also has what SIGNALS reads."""
-    logs = line.logs
-    all_taken = take_log(rows.features, logs.features, logs.counts, 0, not line.control[0].log_features)
-    all_taken &= take_log(rows.signals, logs.signals, logs.counts, 1, False)
-    all_taken &= take_log(rows.risk, logs.risk, logs.counts, 2, False)
-    all_taken &= take_log(rows.orders, logs.orders, logs.counts, 3, False)
+    logs, control = line.logs, line.control[0]
+    all_taken = take_log(rows.features, logs.features, logs.counts, 0, not control.log_features, control)
+    all_taken &= take_log(rows.signals, logs.signals, logs.counts, 1, False, control)
+    all_taken &= take_log(rows.risk, logs.risk, logs.counts, 2, False, control)
+    all_taken &= take_log(rows.orders, logs.orders, logs.counts, 3, False, control)
     return all_taken
 
 
 @kernel
 def take_what_is_left(owned, rows):
-    """`take_logs` for Python, once workers have ended; whether none was left."""
-    return take_logs(borrow(owned), rows)
+    """`take_logs` for Python, once workers have ended; whether there is nothing left to take."""
+    line = borrow(owned)
+    return take_logs(line, rows) or line.control[0].fault != 0
 
 
 @kernel
 def take_reports(edge, reports):
-    """Put every report that is published among those that wait for their time."""
+    """Put every report that is published among those that wait for their time; returns 0, or a fault, the forged one left there."""
     cursors, slots = edge.cursors, edge.slots
     while True:
         n = readable(cursors, BY_INGEST)
         if n == 0:
-            return
+            return np.int64(0)
         at, wrap = tail(cursors, BY_INGEST), mask(cursors)
         for i in range(n):
             report = slots[(at + i) & wrap]
+            fault = edges.forged(edges.REPORTS, report)
+            if fault:
+                release(cursors, BY_INGEST, i)
+                return fault
             push(reports, report, report.ts_recv_ns)
         release(cursors, BY_INGEST, n)
 
 
 @kernel(inline=True)
-def look_back(inputs, back, reports, last, return_ns):
-    """(safe, whether the exchange is at rest): before `safe` no report is due that is not in `reports` now.
+def look_back(line, inputs, back, last):
+    """(safe, whether the exchange is at rest): before `safe` no report is due that is not in the queue of reports now.
 
     `last` is the last seq published. The slot of `handled + 1` is still the one we wrote: the exchange releases a slot after
     the watermark that passes it, so had we been granted it again, we would have loaded a higher watermark now.
     """
     handled = watermark(back.cursors)  # before NEXT_OUT: pairs with `settle`
     next_out = load_acquire(back.cursors, NEXT_OUT)  # before the reports: pairs with `settle`
-    take_reports(back, reports)
+    fault = take_reports(back, line.paper.reports)
+    if fault:
+        line.control[0].fault, line.control[0].fault_seq = fault, last + 1
+        return -NEVER, False
     if handled == last:
         return next_out, next_out == NEVER
     following = inputs.slots[(handled + 1) & mask(inputs.cursors)].ts_seq_ns
-    return min(next_out, following + return_ns), False
+    return min(next_out, following + line.paper.paper[0].back_ns), False
 
 
 @kernel(inline=True)
@@ -189,7 +204,11 @@ def sequence(line, inputs, safe):
         if source >= 0:
             admit_feed(s, source, r)
         else:
-            admit_own(s, reports, source, when, r)
+            fault = admit_own(s, reports, source, when, r)
+            if fault:
+                line.control[0].fault, line.control[0].fault_seq = fault, r.seq
+                why = FAULT
+                break
         safe = min(safe, r.ts_seq_ns + return_ns)
         written += 1
         if written == BATCH:
@@ -205,7 +224,7 @@ def consult(line, inputs, back):
     """Look what the exchange has come to, and show it the next candidate; returns (what to do, what is `safe` now)."""
     s, reports = line.sequencer, line.paper.reports
     last = s.head[0].next_seq - 1
-    safe, at_rest = look_back(inputs, back, reports, last, line.paper.paper[0].back_ns)
+    safe, at_rest = look_back(line, inputs, back, last)
     source, when = peek(s, reports)
     if source == NOTHING and at_rest:
         if not close_line(s):
@@ -229,7 +248,9 @@ def run_ingest(owned, inputs, rows, back, strategy, deadline):
         if why == HELD or why == PACED:
             why, safe = consult(line, inputs, back)
         if not take_logs(line, rows):  # after the exchange's watermark: once it is DONE every row is there
-            return LOGS_FULL
+            return FAULT if line.control[0].fault else LOGS_FULL
+        if line.control[0].fault:
+            return FAULT
         if why == SLICE_OVER:
             idle = fresh
         elif why == HELD or why == CROWDED:

@@ -19,6 +19,7 @@ from engine.journaling import Batch, Rows, Window
 from engine.line import Built, troubles
 from engine.loops import DECIDING, DONE, FAULT, LOGS_FULL, PACED, SLICE_OVER, WANTS_WINDOW, run_fused
 from engine.watchdog import Inside
+from handlers.domain import edges
 from handlers.domain.queue import NEVER
 from handlers.ingest.sequencer import first_refused, open_window, start_timers
 from handlers.signals.stage import STAGE_FULL, STEP_ENDLESS, STEP_OVERRAN, STEP_RAISED
@@ -31,7 +32,7 @@ SWITCH_S = 1e-4  # the line's thread gets the interpreter back this soon from th
 PACED_HAND_OVER_S = 0.1  # a paced run makes few rows: they must not wait for a window to be used up before they are journaled
 TERMINATED = 128 + signal.SIGTERM
 BUGS = (AssertionError, IndexError)  # what a kernel raises, and only for a bug; the second where indices are checked
-FAULTS = {
+FAULTS = {  # of a strategy; those of an edge are `handlers.domain.edges`'
     STEP_RAISED: "raised an error",
     STEP_OVERRAN: "wrote more rows than it declares (rows_max)",
     STEP_ENDLESS: "kept asking to be called again on one record",
@@ -278,9 +279,11 @@ def standstill(built: Built, seconds: float) -> str:
 
 
 def fault_text(built: Built) -> str:
-    """Which strategy broke its contract, how, and where."""
+    """Which strategy broke its contract, or which edge carried what it may not: how, and where."""
     line = built.line
     control = line.control[0]
+    if int(control["fault"]) <= edges.FORGED:
+        return f"{edges.told(int(control['fault']))}, at seq {int(control['fault_seq'])}; the journal is whole up to that input"
     sub = line.signals.subs[int(line.signals.failed[0])]
     strategy = built.strategies[int(sub["strategy_id"]) - 1]
     what = FAULTS[int(control["fault"])]

@@ -29,16 +29,13 @@ from engine.session import BUGS, broken, standstill, strategy_fault
 from engine.summary import Tally
 from engine.verify_placed import run_again
 from engine.watchdog import Inside, run_watched
-from handlers.ingest.sequencer import FROM_FEEDS, first_refused
+from handlers.domain import edges
+from handlers.ingest.sequencer import first_refused
 from handlers.signals.errors import StrategyError
 from transport import blobs, compiled
 from transport.errors import DamagedError, LayoutError, TransportError
-from transport.records import (
-    ACK, BY_EXCHANGE, BY_INGEST, COMMAND, FEED_BASE, FILL, INSTRUMENT, NAME_OF, REJECT, START, TIMER, copied,
-)  # fmt: skip
+from transport.records import FEED_BASE, NAME_OF, copied
 
-FROM_INGEST = 1 << START | 1 << INSTRUMENT | 1 << COMMAND | 1 << TIMER
-FROM_EXCHANGE = 1 << ACK | 1 << REJECT | 1 << FILL
 PLACEMENTS = ("fused", "split", "staged")
 REPORTS = {
     NO_REPORT: "the log has a report that the exchange does not make",
@@ -262,9 +259,7 @@ def _check_start(run: Run, start: Any, found: Verdicts) -> None:
 def _misplaced(rows: Rows, first_seq: int, last_ns: int) -> str | None:
     """The first row that INGEST cannot have sequenced, in words: a gap in `seq`, time going back, a kind its source may not send."""
     source, kind = rows["source_id"], rows["kind"].astype(np.uint64)
-    allowed = np.select(
-        [source >= FEED_BASE, source == BY_EXCHANGE, source == BY_INGEST], [FROM_FEEDS, FROM_EXCHANGE, FROM_INGEST], 0
-    ).astype(np.uint64)
+    allowed = edges.KINDS[edges.INPUT, np.minimum(source, FEED_BASE)]
     forged = (kind > 63) | ((allowed >> np.minimum(kind, 63)) & np.uint64(1) == 0)
     gap = rows["seq"] != np.arange(first_seq, first_seq + len(rows))
     times = rows["ts_seq_ns"]

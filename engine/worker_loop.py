@@ -15,6 +15,7 @@ from engine.loops import (
 )  # fmt: skip
 from engine.observe.histogram import record as record_value
 from engine.ring_loops import BATCH, BY_NEXT, HORIZON_NS, HORIZON_SEQ, HORIZON_TAKEN, NEXT_OUT, QUIET, STOP, TURN, beat
+from handlers.domain import edges
 from handlers.domain.book import apply_market
 from handlers.domain.borrowed import borrow
 from handlers.domain.memory import copy_slot
@@ -86,14 +87,20 @@ def before_input(line, back, r, state):
 
 
 @kernel(inline=True)
-def rows_above(edge, seq, into):
-    """Copy the rows that the stage before made of input `seq`; returns how many. Checkpoints are for the log alone."""
+def rows_above(edge, number, seq, into):
+    """Copy the rows that the stage before made of input `seq` over edge `number`; returns how many, or a negative fault.
+
+    Checkpoints are for the log alone.
+    """
     cursors, slots = edge.cursors, edge.slots
-    n = 0
+    n = np.int64(0)
     while readable(cursors, BY_NEXT) > 0:
         row = slots[tail(cursors, BY_NEXT) & mask(cursors)]
         if row.seq != seq:
             break
+        fault = edges.forged(number, row)
+        if fault:
+            return fault
         if row.kind != CHECKPOINT:
             copy_slot(into[n], row)
             n += 1
@@ -120,18 +127,24 @@ def step_stage(line, stage, above, r, timed):
         n += step_checkpoint(line.features, r, n, scratch.features)
         counts[0] = keep(logs.features, counts[0], scratch.features, n)
     elif stage == SIGNALS:
-        came = rows_above(above, r.seq, scratch.features)
+        came = rows_above(above, edges.FEATURES, r.seq, scratch.features)
+        if came < 0:
+            return came
         n = step_signals(line.signals, line.markets, r, scratch.features, came, scratch.signals)
         if n < 0:
             return n
         counts[1] = keep(logs.signals, counts[1], scratch.signals, n)
     elif stage == RISK:
-        came = rows_above(above, r.seq, scratch.signals)
+        came = rows_above(above, edges.SIGNALS, r.seq, scratch.signals)
+        if came < 0:
+            return came
         if came or concerns_risk(r.kind):
             n = step_risk(line.risk, line.markets, r, scratch.signals, came, scratch.risk)
             counts[2] = keep(logs.risk, counts[2], scratch.risk, n)
     else:
-        came = rows_above(above, r.seq, scratch.risk)
+        came = rows_above(above, edges.RISK, r.seq, scratch.risk)
+        if came < 0:
+            return came
         if came or concerns_orders(r.kind):
             n = step_orders(line.orders, line.paper, line.markets, r, scratch.risk, came, scratch.orders)
             counts[3] = keep(logs.orders, counts[3], scratch.orders, n)
@@ -186,11 +199,15 @@ def settle(line, inputs, me, back, state):
 def handle_input(line, stage, above, back, r, state):
     """Handle input `r`; 0, or a negative fault."""
     control, trades = line.control[0], stage >= ORDERS
-    if trades:
-        before_input(line, back, r, state)
     timed = r.seq & control.sample_mask == 0
-    began = cycles() if timed else np.int64(0)
-    code = step_line(line, r, timed) if stage == WHOLE else step_stage(line, stage, above, r, timed)
+    began = np.int64(0)
+    code = edges.forged(edges.INPUT, r)
+    if code == 0:
+        if trades:
+            before_input(line, back, r, state)
+        if timed:
+            began = cycles()
+        code = step_line(line, r, timed) if stage == WHOLE else step_stage(line, stage, above, r, timed)
     if code < 0:
         control.fault, control.fault_seq = code, r.seq
         return code

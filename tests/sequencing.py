@@ -14,7 +14,7 @@ from handlers.ingest.sequencer import (
 )  # fmt: skip
 from tests.stages import Fields, slots
 from transport.compiled import kernel
-from transport.records import ACK, COMMAND, EVENT_END, TRADE, empty
+from transport.records import ACK, BY_EXCHANGE, BY_INGEST, COMMAND, EVENT_END, TRADE, empty
 
 _FULL = -9
 
@@ -67,10 +67,10 @@ class Intake:
         start_timers(self.sequencer, first_ns)
 
     def answer(self, due: int, **fields: Any) -> None:
-        push_first(self.reports, slots([{"kind": ACK, "flags": EVENT_END, "ts_recv_ns": due, **fields}]), due)
+        push_first(self.reports, slots([{"kind": ACK, "source_id": BY_EXCHANGE, "flags": EVENT_END, "ts_recv_ns": due, **fields}]), due)
 
     def order(self, due: int, **fields: Any) -> None:
-        push_first(self.sequencer.commands, slots([{"kind": COMMAND, "ts_recv_ns": due, **fields}]), due)
+        push_first(self.sequencer.commands, slots([{"kind": COMMAND, "source_id": BY_INGEST, "ts_recv_ns": due, **fields}]), due)
 
     def run(self, rows_max: int = 5000) -> np.ndarray:
         out, n, why = empty(rows_max), 0, STARVED

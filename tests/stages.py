@@ -16,7 +16,7 @@ from handlers.orders.brokers.paper import REPORTS_MAX, advance, new_paper, on_ma
 from transport.compiled import kernel
 from transport.instruments import Instrument
 from transport.records import (
-    AMEND, ASK, BID, BOOK_DELTA, BOOK_SNAPSHOT, CANCEL, EVENT_END, EVENT_FIRST, GTC, LIMIT_ORDER, MARKET_ORDER, ORDER, TRADE,
+    AMEND, ASK, BID, BOOK_DELTA, BOOK_SNAPSHOT, BY_ORDERS, BY_RISK, CANCEL, EVENT_END, EVENT_FIRST, GTC, LIMIT_ORDER, MARKET_ORDER, ORDER, TRADE,
     empty,
 )  # fmt: skip
 
@@ -73,7 +73,7 @@ def order(
     kind = LIMIT_ORDER if price else MARKET_ORDER
     return stamped(
         ORDER, at_ns, instrument, order_id=order_id, side=side, qty_lots=qty, leaves_lots=qty, price_ticks=price,
-        order_type=kind, tif=tif, strategy_id=1, seq=order_id, flags=0, venue_seq=0, **fields,
+        order_type=kind, tif=tif, strategy_id=1, seq=order_id, flags=0, venue_seq=0, source_id=BY_RISK, **fields,
     )  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def change(kind: int, order_id: int, at_ns: int, side: int = 0, price: int = 0, 
     """A CANCEL or AMEND as ORDERS sends it."""
     return stamped(
         kind, at_ns, instrument, order_id=order_id, side=side, price_ticks=price, qty_lots=qty, strategy_id=1, flags=0, venue_seq=0,
-        seq=order_id,
+        seq=order_id, source_id=BY_ORDERS,
     )  # fmt: skip
 
 

@@ -81,6 +81,12 @@ def pushed(q, k):
     return q.free[k]
 
 
+@kernel(inline=True)
+def first(q):
+    """Slot of the earliest entry, which stays; the queue is not empty."""
+    return q.heap[0].slot
+
+
 @kernel
 def pop(q):
     """Slot of the earliest entry, its place freed: read `q.rows[slot]` before the next push."""

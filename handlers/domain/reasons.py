@@ -116,7 +116,7 @@ DOC: dict[int, str] = {
     OPERATOR: "operator's command set the trading state",
     NO_LIQUIDITY: "nothing on the other side of the book to trade with",
     UNKNOWN_ORDER: "no open order has this id",
-    TABLE_FULL: "table of open orders has no room",
+    TABLE_FULL: "no room for it: among open orders, requests on their way, or answers on theirs",
     INVALID_TRANSITION: "report or request that cannot be in the order's state",
     IOC_REMAINDER: "rest of an immediate-or-cancel order",
     FOK_UNFILLED: "fill-or-kill order that could not be filled whole",

@@ -19,14 +19,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from handlers.domain import reasons
+from handlers.domain import edges, reasons
 from handlers.domain.borrowed import borrow
 from handlers.domain.memory import copy_slot, prefetch_slot, slot_at, zero_slot
-from handlers.domain.queue import NEVER, Queue, new_queue, pop, push
+from handlers.domain.queue import NEVER, Queue, first, new_queue, pop, push
 from transport.compiled import kernel
 from transport.records import (
-    ASK, BID, BOOK_DELTA, BOOK_SNAPSHOT, BY_INGEST, CANCEL_ALL, CLEAR, COMMAND, END_OF_FEED, EVENT_END, FEED_BASE, FLATTEN, GAP,
-    NO_INSTRUMENT, QUOTE, SLOT_BYTES, STATUS, TIMER, TRADE, empty,
+    ASK, BID, BOOK_DELTA, BOOK_SNAPSHOT, BY_INGEST, CANCEL_ALL, CLEAR, COMMAND, END_OF_FEED, EVENT_END, FEED_BASE, FLATTEN,
+    NO_INSTRUMENT, QUOTE, SLOT_BYTES, TIMER, empty,
 )  # fmt: skip
 
 FEEDS_MAX = 64
@@ -34,7 +34,7 @@ COMMANDS_MAX = 65536
 AHEAD = 40  # slots that are asked for in advance: over a page, where the processor's own prefetching stops
 PAUSE_NS = 31 * 86_400 * 10**9  # no market closes for so long; a second's timers of so long a time are 2.7 million, seconds of work
 OWN = -1  # source of a run of the line's own records
-FROM_FEEDS = sum(1 << k for k in (TRADE, QUOTE, BOOK_DELTA, BOOK_SNAPSHOT, STATUS, GAP))
+MARKET = edges.KINDS[edges.FEEDS, FEED_BASE]  # a constant: `edges.forged` looks it up
 PRICE_MAX = 2**40  # ticks, either sign
 QTY_MAX = 2**50  # lots
 # What `peek` answers besides a feed's index.
@@ -143,7 +143,7 @@ def peek(s, reports):
 @kernel(inline=True)
 def refusal(r, instruments):
     """Reason why a feed's record may not enter the line, or 0. Everything downstream indexes without looking again."""
-    if r.kind > 63 or not (np.uint64(FROM_FEEDS) >> np.uint64(r.kind)) & np.uint64(1):
+    if r.source_id < FEED_BASE or r.kind > 63 or not (MARKET >> np.uint64(r.kind)) & np.uint64(1):
         return reasons.FORBIDDEN_KIND
     if r.instrument_id >= instruments:
         return reasons.UNKNOWN_SYMBOL
@@ -279,10 +279,23 @@ def timers_on(s, due):
     return max(1, (record - due) // head.timer_ns)
 
 
+@kernel(inline=True)
+def take_own(edge, queue, r, seq):
+    """Move the earliest row of `queue` to `r`; one that `edge` may not carry stays, is shown in `r` as `seq`, and is a fault."""
+    copy_slot(r, queue.rows[first(queue)])
+    fault = edges.forged(edge, r)
+    if fault:
+        r.seq = seq
+    else:
+        pop(queue)
+    return fault
+
+
 @kernel
 def admit_own(s, reports, source, when, r):
-    """Take a timer, command or report into `r` and keep it in `own`."""
+    """Take a timer, command or report into `r` and keep it in `own`; returns 0, or the fault of `take_own`."""
     head = s.head[0]
+    fault = np.int64(0)
     if source == A_TIMER:
         zero_slot(r)
         r.kind = TIMER
@@ -295,13 +308,16 @@ def admit_own(s, reports, source, when, r):
         head.timers += 1
         head.timer_due += head.timer_ns * timers_on(s, when)
     elif source == A_COMMAND:
-        copy_slot(r, s.commands.rows[pop(s.commands)])
+        fault = take_own(edges.COMMANDS, s.commands, r, head.next_seq)
     else:
-        copy_slot(r, reports.rows[pop(reports)])
+        fault = take_own(edges.REPORTS, reports, r, head.next_seq)
+    if fault:
+        return fault
     stamp_input(s, r, when)
     s.own[head.own] = r
     note_run(s, OWN, np.int64(head.own), 1, r.seq)
     head.own += 1
+    return 0
 
 
 @kernel

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from handlers.contract import ACCOUNT_FIELDS, CALLS_MAX, DEPTH_MAX, GUARD_ROWS, ROWS_MAX, VALUES_MAX, VIEW
-from handlers.domain import reasons
+from handlers.domain import edges, reasons
 from handlers.domain.book import NO_LEVEL, best_price, level_at, next_level, two_sided
 from handlers.domain.memory import RAISED, address_of, call_step, copy_line, slot_word, view_at, zero_slot
 from handlers.domain.position import POSITION_STATE, apply_fill
@@ -278,6 +278,9 @@ def step_signals(state, markets, r, feature_rows, count, out):
             return n
     for j in range(count):
         row = feature_rows[j]
+        fault = edges.forged(edges.FEATURES, row)
+        if fault:
+            return fault
         if row.part > 0:  # seen with the first slot of its row
             continue
         i = np.int64(row.instrument_id)

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from handlers.domain import reasons
 from transport.records import (
-    ACCEPTED, ACK, AMEND, AMENDED, BOOK_DELTA, BOOK_SNAPSHOT, BUY, CANCEL, CANCELLED, EVENT_END, EVENT_FIRST, EXPIRED, FILL, FOK,
-    GAP, GTC, LIMIT_ORDER, MAKER, MARKET_ORDER, ORDER, QUOTE, REJECT, SELL, TAKER, TRADE,
+    ACCEPTED, ACK, ADD, AMEND, AMENDED, BOOK_DELTA, BOOK_SNAPSHOT, BUY, CANCEL, CANCELLED, CLEAR, DELETE, EVENT_END, EVENT_FIRST, EXPIRED, FILL,
+    FOK, GAP, GTC, LIMIT_ORDER, MAKER, MARKET_ORDER, ORDER, QUOTE, REJECT, SELL, SET, TAKER, TRADE,
 )  # fmt: skip
 
 _WORD = 2**64 - 1
@@ -31,12 +31,15 @@ class Row(NamedTuple):
     ask_lots: int
     event_ns: int
     recv_ns: int
+    action: int
+    order_id: int
 
 
 def rows_of(records: Any) -> list[Row]:
     """Slots as plain rows."""
     names = (
         "kind", "flags", "instrument_id", "side", "price_ticks", "qty_lots", "ask_ticks", "ask_lots", "ts_event_ns", "ts_recv_ns",
+        "action", "order_id",
     )  # fmt: skip
     return [Row(*values) for values in zip(*(records[name].tolist() for name in names), strict=True)]
 
@@ -62,9 +65,10 @@ def jitter(seed: int, key: int, salt: int, bound: int) -> int:
 
 @dataclass
 class Book:
-    """A side is a dict of price to lots."""
+    """A side is a dict of price to lots; of a book that is told order by order there is a dict of those as well."""
 
     sides: dict[int, dict[int, int]] = field(default_factory=lambda: {BUY: {}, SELL: {}})
+    orders: dict[int, tuple[int, int, int]] = field(default_factory=dict)  # id -> side, price, lots
     valid: bool = False
     quote: tuple[int, int] = (0, 0)
     trade: int = 0
@@ -78,15 +82,38 @@ class Book:
             self.valid = False
         elif r.kind == BOOK_SNAPSHOT:
             if r.flags & EVENT_FIRST:
-                self.sides, self.valid = {BUY: {}, SELL: {}}, False
-            if r.qty:
+                self.sides, self.orders, self.valid = {BUY: {}, SELL: {}}, {}, False
+            if r.action != SET:
+                self.apply_order(r)
+            elif r.qty:
                 self.sides[r.side][r.price] = r.qty
             self.valid = self.valid or bool(r.flags & EVENT_END)
+        elif r.kind == BOOK_DELTA and r.action != SET:
+            self.apply_order(r)
         elif r.kind == BOOK_DELTA and self.valid:
             if r.qty:
                 self.sides[r.side][r.price] = r.qty
             else:
                 self.sides[r.side].pop(r.price, None)
+
+    def apply_order(self, r: Row) -> None:
+        """ADD, DELETE of `qty` lots, MODIFY to a price and quantity, or CLEAR."""
+        if r.action == CLEAR:
+            self.sides, self.orders = {BUY: {}, SELL: {}}, {}
+            return
+        if r.action == ADD and r.order_id in self.orders:
+            return
+        side, price, lots = self.orders.pop(r.order_id, (r.side, r.price, 0))
+        self._add(side, price, -lots)
+        side, price, lots = (side, price, lots - r.qty) if r.action == DELETE else (r.side, r.price, r.qty)
+        if lots > 0:
+            self.orders[r.order_id] = side, price, lots
+            self._add(side, price, lots)
+
+    def _add(self, side: int, price: int, lots: int) -> None:
+        left = self.sides[side].pop(price, 0) + lots
+        if left:
+            self.sides[side][price] = left
 
     def open(self) -> bool:
         return self.valid and bool(self.sides[BUY]) and bool(self.sides[SELL])

@@ -192,6 +192,7 @@ class Line:
         self.table: dict[int, Open] = {}
         self.seq, self.now, self.phase = 0, 0, 0
         self.commands: list[Input] = []
+        self.answers: list[Report] = []
         self.signals: list[Fields] = []
         self.risk: list[Fields] = []
         self.orders: list[Fields] = []
@@ -235,6 +236,7 @@ class Line:
             return self.commands.pop(0)
         if rank == 2:
             told = heapq.heappop(self.exchange.reports)[2]
+            self.answers.append(told)
             return Input(0, told.kind, told.at, told.due, 0, told.order.instrument, told.action, report=told)
         r = self.feeds[f][self.at[f]]
         self.at[f] += 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import heapq
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -19,9 +18,10 @@ from engine.feeds import open_feeds
 from engine.importing import merged
 from engine.tables_of_run import tops
 from handlers.ingest.venues.captures import open_feed
-from transport.records import BOOK_DELTA, BOOK_SNAPSHOT, FEED_BASE
+from transport.records import FEED_BASE
 
 from tests.golden.decoded import EIGHT, reference, utc
+from tests.golden.raw_capture import Message, RawCapture, merged as merged_messages
 from tests.runs import ROOT, config_file, done, log_rows, replayed, table
 
 TICK_NANO = 250_000_000  # 0.25, the tick of ESH4, in the publisher's units of 1e-9
@@ -116,9 +116,6 @@ def test_a_book_known_from_a_snapshot_alone_has_no_tops(data_dir: Path) -> None:
     assert len(tops_of(data_dir / "databento_mbo_esh4" / "esh4-glbx-mdp3-20231224.mbo.dbn.zst")) == 0
 
 
-Message = tuple[int, int, int]  # receive ns, source, line
-
-
 def messages(rows: np.ndarray[Any, Any]) -> list[Message]:
     """Every venue message that stamped rows came from, in their order."""
     columns = (rows[name].tolist() for name in ("ts_recv_ns", "source_id", "origin"))
@@ -126,34 +123,57 @@ def messages(rows: np.ndarray[Any, Any]) -> list[Message]:
     return [(when, source - FEED_BASE, line) for when, source, line in found]
 
 
-def before_their_snapshot(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Which rows were received before the snapshot that they had to wait for, and so stand behind it."""
-    waited = np.zeros(len(rows), bool)
-    for source in np.unique(rows["source_id"]):
-        mine = rows["source_id"] == source
-        first = rows["ts_recv_ns"][mine & (rows["kind"] == BOOK_SNAPSHOT)][0]
-        waited |= mine & (rows["kind"] == BOOK_DELTA) & (rows["ts_recv_ns"] < first)
-    return waited
+@dataclass
+class Merge:
+    """A run over two venues, their lines as they were received, and what the venues' rules say of those."""
+
+    logged: list[Message]
+    received: list[list[Message]]
+    entering: list[list[Message]]  # by source, as they may enter the line
+    waits: set[tuple[int, int]]  # (source, line) of what is held for its snapshot
+    stale: set[tuple[int, int]]  # of what the snapshot has already
 
 
-def test_two_feeds_are_sequenced_in_the_reference_order(data_dir: Path, captures_run: Path) -> None:
-    """Depth messages that wait for their snapshot, or are dropped by it, are put where they were received; all else as logged."""
-    expected = reference(data_dir, "replay")["merge"]
+@pytest.fixture(scope="module")
+def merge(data_dir: Path, captures_run: Path) -> Merge:
     rows = log_rows(captures_run, "input")
-    rows = rows[rows["source_id"] >= FEED_BASE]
-    waited = before_their_snapshot(rows)
-    order, aside = messages(rows[~waited]), messages(rows[waited])
-    assert len(aside) < 20
-    logged = {(source, line) for _, source, line in order + aside}
+    found = Merge(messages(rows[rows["source_id"] >= FEED_BASE]), [], [], set(), set())
     for source, name in enumerate(("usdm", "spot")):
-        times = open_feed(str(data_dir / "binance_ws_capture" / name)).receive_times().tolist()
-        dropped = [(when, source, line) for line, when in enumerate(times) if (source, line) not in logged]
-        assert len(dropped) == reference(data_dir, f"binance_{name}_btcusdt")["book"]["dropped_before_snapshot"]
-        aside += dropped
-    lines = [f"{when} {source} {line}\n" for when, source, line in heapq.merge(order, sorted(aside))]
-    assert len(lines) == expected["events"]
-    assert hashlib.sha256("".join(lines).encode()).hexdigest() == expected["sha256"]
-    assert sum(a[1] != b[1] for a, b in pairwise(heapq.merge(order, sorted(aside)))) == expected["source_switches"]
+        raw = RawCapture(data_dir / "binance_ws_capture" / name, name == "usdm")
+        order, waits, stale = raw.order_in_the_line(source)
+        found.received.append([(when, source, line) for line, (when, _) in enumerate(raw.lines)])
+        found.entering.append(order)
+        found.waits |= {(source, line) for line in waits}
+        found.stale |= {(source, line) for line in stale}
+        assert len(stale) == reference(data_dir, f"binance_{name}_btcusdt")["book"]["dropped_before_snapshot"]
+    return found
+
+
+def test_messages_that_wait_for_nothing_are_sequenced_in_the_reference_order(merge: Merge, data_dir: Path) -> None:
+    expected = reference(data_dir, "replay")["merge"]
+    whole = sorted(message for feed in merge.received for message in feed)
+    digest = hashlib.sha256("".join(f"{when} {source} {line}\n" for when, source, line in whole).encode())
+    assert (len(whole), digest.hexdigest()) == (expected["events"], expected["sha256"]), "this is the reference's order"
+    aside = merge.waits | merge.stale
+    logged, order = ([m for m in some if m[1:] not in aside] for some in (merge.logged, whole))
+    assert logged == order
+    assert len(whole) - len(order) == len(aside) == 9
+    assert sum(a[0] == b[0] for a, b in pairwise(whole)) == expected["equal_timestamps"] == 26
+    assert sum(a[0] == b[0] for a, b in pairwise(logged)) == 26, "none of them waits"
+    assert sum(a[1] != b[1] for a, b in pairwise(whole)) == expected["source_switches"]
+
+
+def test_messages_that_wait_for_their_snapshot_come_right_behind_it(merge: Merge) -> None:
+    """Nothing else of the whole log is in another place: not a message more, less, or elsewhere."""
+    assert merge.logged == merged_messages(merge.entering)
+    assert (len(merge.waits), len(merge.stale)) == (3, 6)
+    place = {message[1:]: k for k, message in enumerate(merge.logged)}
+    assert not merge.stale & place.keys()
+    for source in (0, 1):
+        waited = sorted(line for s, line in merge.waits if s == source)
+        behind = [place[source, line] for line in waited]
+        assert behind == list(range(behind[0], behind[0] + len(behind)))
+        assert merge.logged[behind[0] - 1][0] > merge.logged[behind[-1]][0], "the snapshot was received after all of them"
 
 
 def test_market_orders_walk_the_book_as_the_broker_reference_does(data_dir: Path, tmp_path: Path) -> None:
@@ -200,3 +220,5 @@ params = {{ lots = 5000 }}
         "net_marked_to_mid": Decimal(expected["net_pnl_marked_to_mid"]),
     }
     assert [account["position"] for account in summary["accounts"]] == [str(expected["position"])]
+    tick = open_feed(str(data_dir / "binance_ws_capture" / "usdm")).instruments[0].tick
+    assert Decimal(table(run, "features")[-1]["mid"]) * tick == Decimal(expected["final_mid"])

@@ -90,6 +90,17 @@ def endless(s, p, row, out):
     return -1
 
 
+@handler(reads=TRADE, state=[("seen", "i8")], rows_max=32)
+def floods(s, p, row, out):
+    """At the 50th trade, asks for one lot more 32 times a call, and to be called again, for more rows than the stage has room for."""
+    s.seen += 1
+    if s.seen < 50:
+        return 0
+    for k in range(32):
+        out[k].action, out[k].qty_lots = TARGET, k
+    return -32
+
+
 @handler(reads=FEATURE, state=[("target", "i8")])
 def churn(s, p, row, out):
     """Turns its position over at every feature row: it asks for something whenever it may."""

@@ -279,6 +279,7 @@ def stopped_by(step: str, placement: str, folder: Path, *words: str) -> tuple[Pa
         ("raises_in_python", ("raised an error (ValueError: no more)",)),
         ("overruns", ("wrote more rows than it declares",)),
         ("endless", ("kept asking to be called again",)),
+        ("floods", ("made more rows on one input than the stage can hold",)),
     ],
 )
 def test_a_strategy_that_breaks_its_contract_stops_the_line_with_the_journal_whole(

@@ -47,7 +47,7 @@ class Office:
 
     def take(self, *rows: Fields, source: int = BY_RISK) -> np.ndarray:
         """Rows made of those that RISK wrote."""
-        return self.step(stamped(TIMER, 1000, NO_INSTRUMENT), [{"source_id": source, **row} for row in rows])
+        return self.step(stamped(TIMER, 1000, NO_INSTRUMENT), [{**row, "source_id": source} for row in rows])
 
     def report(self, kind: int, qty: int, leaves: int, action: int = 0, order_id: int = 1, **fields: Any) -> np.ndarray:
         about = {"qty_lots": qty, "leaves_lots": leaves, "action": action, "order_id": order_id, "side": BUY, "strategy_id": 1}

@@ -10,8 +10,8 @@ from handlers.ingest.sequencer import FEEDS_MAX, OWN, PAUSE_NS, PRICE_MAX, QTY_M
 from tests.sequencing import Intake, kinds_and_times, trades
 from tests.stages import slots
 from transport.records import (
-    ACK, ADD, ASK, BOOK_DELTA, BOOK_SNAPSHOT, CANCEL_ALL, CLEAR, COMMAND, END_OF_FEED, FILL, INTENT, KINDS, NAME_OF, ORDER, QUOTE,
-    TIMER, TRADE,
+    ACK, ADD, ASK, BOOK_DELTA, BOOK_SNAPSHOT, BY_EXCHANGE, BY_INGEST, CANCEL_ALL, CLEAR, COMMAND, END_OF_FEED, FEED_BASE, FILL, INTENT,
+    KINDS, NAME_OF, ORDER, QUOTE, TIMER, TRADE,
 )  # fmt: skip
 
 HOUR, DAY = 3_600 * 10**9, 86_400 * 10**9
@@ -94,7 +94,8 @@ def test_seq_is_gapless_and_the_log_is_of_one_epoch() -> None:
 # --- refusals -------------------------------------------------------------------------------------------------------------
 def refused(**fields: int) -> int:
     """Reason for which a feed's record with these fields is refused, 0 when it is let in; its neighbours are not touched."""
-    rows = slots([{"kind": TRADE, "ts_recv_ns": 10}, {"kind": TRADE, "ts_recv_ns": 20, **fields}, {"kind": TRADE, "ts_recv_ns": 30}])
+    market = {"kind": TRADE, "source_id": FEED_BASE}
+    rows = slots([{**market, "ts_recv_ns": 10}, {**market, "ts_recv_ns": 20, **fields}, {**market, "ts_recv_ns": 30}])
     intake = Intake([[rows]])
     log = log_of(intake)
     counted = np.flatnonzero(intake.sequencer.counters)
@@ -117,6 +118,12 @@ def test_order_in_a_feed_is_refused_counted_and_gets_no_seq() -> None:
     assert log_of(intake)["price_ticks"].tolist() == [0, 3]
     assert intake.sequencer.counters[reasons.FORBIDDEN_KIND] == 2
     assert refused(kind=INTENT) == refused(kind=FILL) == reasons.FORBIDDEN_KIND
+
+
+@pytest.mark.parametrize("source", [0, BY_INGEST, BY_EXCHANGE, FEED_BASE - 1])
+def test_feed_may_not_speak_in_the_name_of_a_stage(source: int) -> None:
+    assert refused(source_id=source) == reasons.FORBIDDEN_KIND
+    assert refused(source_id=FEED_BASE + 63) == 0
 
 
 @pytest.mark.parametrize("kind", [0, 26, 63, 64 + TRADE, 128 + BOOK_DELTA, 255])

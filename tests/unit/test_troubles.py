@@ -22,9 +22,9 @@ def test_a_line_without_trouble_says_nothing_and_every_counter_has_a_name() -> N
     line = build_line(Config(), [L3], 1, 1, Path()).line
     assert troubles(line) == {}
     line.markets["dropped"] = 2
-    line.paper.paper["overflow"] = 3
+    line.paper.paper["crowded"] = 3
     line.orders.line["invalid"] = 4
-    assert troubles(line) == {"BOOK_LEVELS_DROPPED": 2, "REPORTS_LOST": 3, "REPORTS_INVALID": 4}
+    assert troubles(line) == {"BOOK_LEVELS_DROPPED": 2, "FILLS_MISSED": 3, "REPORTS_INVALID": 4}
 
 
 @pytest.mark.parametrize("placement", ["fused", "split"])

@@ -8,6 +8,9 @@ A market order, and a limit order as far as its price reaches, walks the opposit
 What a GTC limit order leaves rests behind the lots then displayed at its price (`ahead`); trades at that price use `ahead` up
 first, and a level that shrinks below `ahead` lowers it (risk-averse: cancellations are taken from behind us). A trade through
 the price, or new opposite lots at or through it, fill it at its own price (maker).
+
+No report is ever lost: what cannot be told is not done. Of the room for reports, two are promised to every request on its way, and
+REFUSALS_MAX are ORDERS' own. What is left is `spare`: without it no request leaves or is worked off, and no resting order fills.
 """
 
 from __future__ import annotations
@@ -16,10 +19,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from handlers.domain import reasons
+from handlers.domain import edges, reasons
 from handlers.domain.book import NO_LEVEL, level_at, level_key, next_level, two_sided
 from handlers.domain.memory import zero_slot
 from handlers.domain.numeric import draw
+from handlers.domain.order import TABLE_SLOTS
 from handlers.domain.position import fee_of, notional_money
 from handlers.domain.queue import Queue, new_queue, pop, push, room
 from transport.compiled import kernel
@@ -31,7 +35,10 @@ from transport.records import (
 RESTING_MAX = 1024
 ARRIVALS_MAX = 4096
 REPORTS_MAX = 32768
+REFUSALS_MAX = 2 * TABLE_SLOTS  # ORDERS may refuse a new order, or at once a cancel and an amend of one, for every open order
 FILLS_MAX = 2000  # levels one order may walk; what is left then expires
+WALK_MAX = FILLS_MAX + 2  # reports of one arrival: it is accepted, filled at each level, and ends
+assert REFUSALS_MAX + 2 * ARRIVALS_MAX + WALK_MAX <= REPORTS_MAX, "with every request on its way there is room for a walk"
 
 RESTING = np.dtype(
     [
@@ -45,7 +52,8 @@ RESTING = np.dtype(
 PAPER = np.dtype(
     [
         ("out_ns", "i8"), ("out_jitter_ns", "i8"), ("back_ns", "i8"), ("back_jitter_ns", "i8"), ("seed", "i8"),
-        ("resting", "i8"), ("executions", "i8"), ("overflow", "i8"),
+        ("resting", "i8"), ("executions", "i8"),
+        ("crowded", "i8"),  # fills of resting orders not made for want of room to tell them
     ]
 )  # fmt: skip
 
@@ -76,10 +84,17 @@ def new_paper(
     )  # fmt: skip
 
 
+@kernel(inline=True)
+def spare(state):
+    """How many reports may be made that are not promised to anyone."""
+    return room(state.reports) - 2 * state.arrivals.head[0].count - REFUSALS_MAX
+
+
 @kernel
 def submit(state, row):
-    """An ORDER, CANCEL or AMEND leaves now; False when too many are on their way (the caller refuses it)."""
-    if room(state.arrivals) == 0:
+    """An ORDER, CANCEL or AMEND leaves now; False when too many are on their way, or answers (the caller refuses it)."""
+    assert edges.forged(edges.BROKER, row) == 0, "the exchange was sent what it may not be sent"
+    if room(state.arrivals) == 0 or spare(state) < 2:
         return False
     paper = state.paper[0]
     jitter = 0
@@ -91,10 +106,7 @@ def submit(state, row):
 
 @kernel
 def report(state, order, kind, now_ns, action, reason, price, qty, leaves):
-    """Put a report on its way; returns whether there was room, else it is counted and lost."""
-    if room(state.reports) == 0:
-        state.paper[0].overflow += 1
-        return False
+    """Put a report on its way; the caller has seen to it that there is room."""
     paper = state.paper[0]
     r = state.scratch[0]
     zero_slot(r)
@@ -126,17 +138,18 @@ def report(state, order, kind, now_ns, action, reason, price, qty, leaves):
         paper.executions += 1
         r.venue_seq = paper.executions
     push(state.reports, r, r.ts_recv_ns)
-    return True
 
 
 @kernel
 def crossing_lots(m, side, price):
-    """Opposite lots displayed at or through `price` for an order of `side`, in the window's depth."""
+    """Opposite lots displayed at or through `price` for an order of `side`, on the levels that one order may walk."""
     opposite = SELL if side == BUY else BUY
     limit = level_key(opposite, price)
     total = np.int64(0)
     key = m.best[opposite - BID]
-    while key != NO_LEVEL and key >= limit:
+    levels = 0
+    while key != NO_LEVEL and key >= limit and levels < FILLS_MAX:
+        levels += 1
         total += level_at(m, opposite, level_key(opposite, key))[0]
         key = next_level(m, opposite - BID, key)
     return total
@@ -153,8 +166,7 @@ def take(state, m, order, now_ns, limit_price):
     while left > 0 and key != NO_LEVEL and key >= limit and fills < FILLS_MAX:
         price = level_key(opposite, key)
         lots = min(left, level_at(m, opposite, price)[0])
-        if not report(state, order, FILL, now_ns, TAKER, 0, price, lots, left - lots):
-            break
+        report(state, order, FILL, now_ns, TAKER, 0, price, lots, left - lots)
         left -= lots
         fills += 1
         key = next_level(m, opposite - BID, key)
@@ -194,6 +206,9 @@ def rest(state, m, order, left):
 def arrive(state, m, order, now_ns):
     """An order reaches the exchange: refuse, or accept and match, rest or expire what is left."""
     qty = order.leaves_lots
+    if spare(state) < WALK_MAX:
+        report(state, order, REJECT, now_ns, 0, reasons.TABLE_FULL, order.price_ticks, qty, qty)
+        return
     if not two_sided(m):
         report(state, order, REJECT, now_ns, 0, reasons.NO_LIQUIDITY, order.price_ticks, qty, qty)
         return
@@ -239,15 +254,17 @@ def report_resting(state, e, kind, now_ns, action, reason, qty, leaves):
     zero_slot(o)
     o.order_id, o.instrument_id, o.strategy_id, o.side = e.order_id, e.instrument_id, e.strategy_id, e.side
     o.order_type, o.tif = LIMIT_ORDER, e.tif
-    return report(state, o, kind, now_ns, action, reason, e.price_ticks, qty, leaves)
+    report(state, o, kind, now_ns, action, reason, e.price_ticks, qty, leaves)
 
 
 @kernel
 def change(state, m, request, now_ns):
     """A CANCEL or AMEND reaches the exchange; what no longer rests is refused, nothing is given back for that."""
     j = find_resting(state, request.order_id)
-    if j < 0:
-        report(state, request, REJECT, now_ns, request.kind, reasons.UNKNOWN_ORDER, request.price_ticks, request.qty_lots, 0)
+    crowded = request.kind == AMEND and spare(state) < WALK_MAX
+    if j < 0 or crowded:
+        reason = reasons.UNKNOWN_ORDER if j < 0 else reasons.TABLE_FULL
+        report(state, request, REJECT, now_ns, request.kind, reason, request.price_ticks, request.qty_lots, 0)
         return
     e = state.resting[j]
     if request.kind == CANCEL:
@@ -283,11 +300,13 @@ def queue_again(state, m, j, now_ns):
 
 @kernel
 def fill_resting(state, j, lots, now_ns):
-    """Fill `lots` of resting order `j` at its own price; True when it is done and gone."""
+    """Fill `lots` > 0 of resting order `j` at its own price, while that can be told; True when it is done and gone."""
+    if spare(state) < 1:
+        state.paper[0].crowded += 1
+        return False
     e = state.resting[j]
     lots = min(lots, e.leaves_lots)
-    if lots <= 0 or not report_resting(state, e, FILL, now_ns, MAKER, 0, lots, e.leaves_lots - lots):
-        return False
+    report_resting(state, e, FILL, now_ns, MAKER, 0, lots, e.leaves_lots - lots)
     e.leaves_lots -= lots
     if e.leaves_lots > 0:
         return False
