@@ -52,7 +52,7 @@ ACCEPTED          !      !    =      rej    par     fil  pca    can    =      pa
 PARTIALLY_FILLED  !      !    =      !      .       fil  pca    can    =      pam    .      =      exp
 FILLED            !      !    =      !      ~       =    !      =      =      !      =      =      =
 PENDING_CANCEL    !      !    .      rej    .       fil  =      can    acc    !      .      .      exp
-PENDING_AMEND     !      !    .      rej    .       fil  pca    can    =      =      acc    acc    exp
+PENDING_AMEND     !      !    .      rej    .       fil  pca    can    =      !      acc    acc    exp
 CANCELLED         !      !    =      !      ~       ~    !      =      =      !      =      =      =
 REJECTED          !      !    =      =      ~       ~    !      =      =      !      =      =      =
 EXPIRED           !      !    =      !      ~       ~    !      =      =      !      =      =      =

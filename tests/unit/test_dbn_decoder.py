@@ -47,7 +47,9 @@ LAST, SNAPSHOT, DOUBT = 128, 32, 4
 Row = tuple[str, str, int, int, int, int]  # action, side, order, price in ticks of 0.25, size, flags
 
 
-def header(schema: dbn.Schema = dbn.Schema.MBO, symbols: dict[str, int] | None = None) -> bytes:
+def header(
+    schema: dbn.Schema = dbn.Schema.MBO, symbols: dict[str, int | str] | None = None, dataset: str = "GLBX.MDP3"
+) -> bytes:
     mappings = [
         SimpleNamespace(
             raw_symbol=symbol,
@@ -58,7 +60,7 @@ def header(schema: dbn.Schema = dbn.Schema.MBO, symbols: dict[str, int] | None =
         for symbol, number in (symbols or {"ESH4": ESH4}).items()
     ]
     metadata = dbn.Metadata(
-        dataset="GLBX.MDP3",
+        dataset=dataset,
         start=T0_NS,
         stype_out=dbn.SType.INSTRUMENT_ID,
         schema=schema,
@@ -303,6 +305,27 @@ def test_other_schemas_and_formats_are_refused_in_words(tmp_path: Path, data_dir
     for path in others:
         with pytest.raises(FeedError, match=path.name):
             open_feed(str(path))
+
+
+def test_files_of_different_datasets_are_no_one_feed(tmp_path: Path) -> None:
+    for name, dataset in (("a", "GLBX.MDP3"), ("b", "XNAS.ITCH")):
+        (tmp_path / f"{name}.mbo.dbn.zst").write_bytes(zstandard.compress(header(dataset=dataset)))
+    with pytest.raises(NotAFeedError, match=r"a\.mbo\.dbn\.zst and the files with it are of different datasets"):
+        open_feed(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("symbols", "told"),
+    [
+        ({"ESH4": ESH4, "ESM4": ESH4}, f"uses instrument number {ESH4} for two symbols; split it by day"),
+        ({"ESH4": "ESH4"}, "maps no instrument number to a symbol"),
+    ],
+)
+def test_a_file_whose_numbers_name_no_instrument_or_two_is_refused(
+    tmp_path: Path, symbols: dict[str, int | str], told: str
+) -> None:
+    with pytest.raises(NotAFeedError, match=f"day.mbo.dbn.zst {told}"):
+        feed_of(tmp_path, b"", symbols=symbols)
 
 
 def test_known_roots_and_inferred_grids() -> None:

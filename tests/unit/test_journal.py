@@ -16,7 +16,7 @@ import pytest
 
 from tests.logs import chain_of, market, read, write
 from transport.errors import DamagedError, StorageError
-from transport.frames import FRAME_BYTES, HEADER_BYTES
+from transport.frames import FRAME_BYTES, HEADER_BYTES, SIGNATURE_BYTES_MAX, Seal, decode_seal, encode_seal
 from transport.journal import LogReader, LogWriter
 from transport.pack import BLOCK_ROWS
 from transport.reference import RUN
@@ -100,6 +100,13 @@ def test_a_log_that_is_there_is_refused_and_so_is_one_that_is_not(tmp_path: Path
         LogWriter(tmp_path, "input", "run-2")
     with pytest.raises(DamagedError, match="no log"):
         LogReader(tmp_path, "orders")
+
+
+def test_a_signature_that_does_not_fit_the_seal_is_refused() -> None:
+    seal = Seal(True, 1, BLOCK_ROWS, bytes(32), b"s" * SIGNATURE_BYTES_MAX)
+    assert decode_seal(encode_seal(seal)) == seal
+    with pytest.raises(ValueError, match="a signature has at most 256 bytes, this one 257"):
+        encode_seal(seal._replace(signature=b"s" * (SIGNATURE_BYTES_MAX + 1)))
 
 
 def test_seal_carries_the_signature_of_its_digest(tmp_path: Path) -> None:

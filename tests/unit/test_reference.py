@@ -13,7 +13,7 @@ from transport.errors import DamagedError
 from transport.journal import LogReader, LogWriter
 from transport.pack import BLOCK_ROWS
 from transport.records import empty
-from transport.reference import RUN, STORED_RUN, Sources, copy_run, decode, encode
+from transport.reference import RUN, SOURCES_MAX, STORED_RUN, Sources, copy_run, decode, encode
 
 
 def test_copy_run_stamps_and_keeps_everything_else() -> None:
@@ -93,6 +93,13 @@ def test_runs_out_of_bounds_are_refused_and_take_nothing(tmp_path: Path) -> None
         with pytest.raises(ValueError, match="epoch"):
             log.append_reference(np.array([(0, 0, 1, 1)], RUN), market(0), 2**16)
         assert log.rows_taken == 0
+
+
+def test_more_sources_than_a_run_can_number_are_refused() -> None:
+    tape = market(1)
+    assert len(Sources([tape] * SOURCES_MAX).tapes) == SOURCES_MAX == np.iinfo(STORED_RUN["source"]).max
+    with pytest.raises(ValueError, match=f"{SOURCES_MAX + 1} sources, at most {SOURCES_MAX}"):
+        Sources([tape] * (SOURCES_MAX + 1))
 
 
 def test_a_changed_or_missing_tape_is_found_by_the_chain(tmp_path: Path) -> None:

@@ -156,6 +156,17 @@ def test_full_shared_memory_is_said_with_the_bytes_that_are_missing_and_leaves_n
     assert {name for name in set(os.listdir(SHM)) - before if "unit-huge" in name} == set()
 
 
+def test_a_segment_that_may_not_be_opened_is_anothers(segment, monkeypatch):
+    def refuse(*asked):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:  # whoever runs the tests may be allowed everything
+        patch.setattr(os, "open", refuse)
+        with pytest.raises(SegmentError, match=f"{segment.name} belongs to another user: run both as one user"):
+            Segment.attach(segment.name, folder=segment.folder)
+    Segment.attach(segment.name, folder=segment.folder).close()
+
+
 def test_closing_and_unlinking_twice_is_doing_it_once(segment):
     segment.close()
     segment.close()

@@ -176,6 +176,15 @@ def test_an_import_that_fails_leaves_no_tape_and_no_rest(tmp_path: Path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_tail_that_no_reader_would_take_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tape, "TAIL_BYTES_MAX", 1000)
+    writer = TapeWriter(tmp_path / "a.tape", [BTC, ETH], {"sources": ["x" * 1000]})
+    writer.append(rows_of(10))
+    with pytest.raises(ValueError, match="a tape's tail has at most 1000 bytes, this one 1"):
+        writer.close()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_provenance_names_the_source_files_and_their_hashes(tmp_path: Path) -> None:
     (tmp_path / "trades.csv").write_bytes(b"1,2,3\n")
     facts = source_facts([tmp_path / "trades.csv"])

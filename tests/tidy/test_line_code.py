@@ -1,0 +1,84 @@
+"""The code of the line's own loops: no memory taken, no libm, no liberty with floats, nothing of Python's, no call off a list."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.config import Config
+from engine.journaling import MarketHash, market_words
+from engine.line import build_line, load_kernels
+from engine.loops import run_fused, run_logged
+from engine.ring_loops import run_ingest
+from engine.worker_loop import run_worker
+from engine.workers import load_ring_kernels
+from handlers.ingest.venues.binance_rows import write_rows
+from handlers.ingest.venues.synthetic import SyntheticFeed
+from handlers.ingest.venues.synthetic_flow import generate
+from handlers.signals.loading import BUILT_IN, compile_step
+from tests.tidy.ir import code_of
+from tests.tidy.source import PACKAGES, functions_of, imports_of, is_compiled, python_files, tree_of
+from transport.clock import cycles_now
+from transport.pack import pack_words, unpack_words
+from transport.records import empty
+from transport.reference import copy_run, materialise, take_runs
+
+# Counts of the arrays that Python handed in: they stay owned by the caller, so none is freed. `borrow` spares run_fused even these.
+COUNTS = frozenset(("NRT_incref", "NRT_decref"))
+WAITS = frozenset(("sched_yield", "usleep"))  # transport/wait.py: a worker that has nothing to do
+LOOPS = {"run_fused": frozenset(), "run_logged": COUNTS, "run_ingest": COUNTS | WAITS, "run_worker": COUNTS | WAITS}
+BESIDE = (write_rows, cycles_now, pack_words, unpack_words, copy_run, materialise, take_runs, market_words, generate)
+# Kernels that Python calls and that are not read by themselves: they stand in the loops as well, or never decide anything.
+IN_THE_LOOPS = {"consumer_cell", "head", "load_cell", "push_first", "seek_first", "store_cell", "swap_cell", "tail"}
+NOT_OF_THE_LINE = {"_read_pair", "first_refused", "fold_tops", "merge_rows", "take_what_is_left"}
+
+
+@pytest.fixture(scope="module")
+def loops() -> dict[str, Any]:
+    """The loops, compiled or loaded as a run does it."""
+    load_kernels()
+    load_ring_kernels()
+    run_logged(build_line(Config(), (), 0, 1, Path()).line, empty(1), 0, 0)
+    return {loop.__name__: loop for loop in (run_fused, run_logged, run_ingest, run_worker)}
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_a_loop_calls_nothing_off_its_list_and_takes_no_liberty(loops: dict[str, Any], name: str) -> None:
+    code = code_of(loops[name])
+    assert any(called.startswith("llvm.memset") for called in code.calls)  # it was read
+    assert code.foreign() <= LOOPS[name]
+    assert not code.flags
+
+
+@pytest.mark.parametrize("kernel", BESIDE, ids=lambda kernel: kernel.__name__)
+def test_the_kernels_of_journal_clock_and_feeds_call_nothing(kernel: Any) -> None:
+    MarketHash(["BTCUSDT"]).update(empty(1))  # this and the next are compiled at their first call
+    next(iter(SyntheticFeed(seed=1, rows=1000).chunks(1000)))
+    code = code_of(kernel)
+    assert code.foreign() <= COUNTS
+    assert not code.flags
+
+
+@pytest.mark.parametrize("strategy", BUILT_IN)
+def test_the_steps_of_built_in_strategies_call_nothing(strategy: str) -> None:
+    loaded = compile_step(strategy, Path())
+    assert loaded.python is None
+    code = code_of(loaded.keep)
+    assert (code.foreign(), code.flags) == (set(), frozenset())
+
+
+def test_no_kernel_that_python_calls_is_left_out() -> None:
+    """By name: a kernel that a function which is not one calls, made in that file or imported from the one that makes it."""
+    made = {path: {f.name for f in functions_of(path) if is_compiled(f)} for path in python_files(*PACKAGES)}
+    called: set[str] = set()
+    for path in python_files(*PACKAGES):
+        known = {f"{p.removesuffix('.py').replace('/', '.')}.{name}" for p in made for name in made[p]}
+        here = made[path] | {name.rpartition(".")[2] for _, name in imports_of(path) if name in known}
+        inside = {id(node) for f in functions_of(path) if is_compiled(f) for node in ast.walk(f)}
+        calls = (n.func for n in ast.walk(tree_of(path)) if isinstance(n, ast.Call) and id(n) not in inside)
+        called |= {func.id for func in calls if isinstance(func, ast.Name) and func.id in here}
+    read = {*LOOPS, *(kernel.__name__ for kernel in BESIDE)}
+    assert called - read == IN_THE_LOOPS | NOT_OF_THE_LINE

@@ -1,0 +1,108 @@
+"""Bytes of recorded files: the same lines whatever they are packed in and wherever a block ends; damage after what was whole."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from handlers.ingest import blocks
+from handlers.ingest.blocks import read_blocks, read_head, read_lines
+from handlers.ingest.errors import TruncatedError, UnreadableError
+
+LINES = [b"one", b"", b"three " * 50, bytes(range(11, 256)), b"last"]
+TEXT = b"\n".join(LINES) + b"\n"
+HALF = len(TEXT) // 2
+PACKED = {
+    "plain": TEXT,
+    "gzip": gzip.compress(TEXT),
+    "zstd": zstandard.compress(TEXT),
+    "gzip members": gzip.compress(TEXT[:HALF]) + gzip.compress(b"") + gzip.compress(TEXT[HALF:]),
+    "zstd frames": zstandard.compress(TEXT[:HALF]) + zstandard.compress(TEXT[HALF:]),
+    "gzip, then zstd": gzip.compress(TEXT[:HALF]) + zstandard.compress(TEXT[HALF:]),
+}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "capture.without-a-suffix"
+
+
+def taken(lines: Iterator[bytes]) -> tuple[list[bytes], type[Exception] | None]:
+    """What came, and the error that ended it."""
+    found = []
+    try:
+        for line in lines:
+            found.append(line)
+    except (TruncatedError, UnreadableError) as error:
+        return found, type(error)
+    return found, None
+
+
+@pytest.mark.parametrize("packing", PACKED)
+def test_a_file_is_unpacked_by_its_content_in_blocks_of_any_size(
+    file: Path, monkeypatch: pytest.MonkeyPatch, packing: str
+) -> None:
+    file.write_bytes(PACKED[packing])
+    for size in (4, 5, 7, 64, 1 << 16):
+        monkeypatch.setattr(blocks, "READ_BYTES", size)
+        assert b"".join(read_blocks(file)) == TEXT, size
+        assert list(read_lines(file)) == LINES, size
+
+
+def test_a_last_line_needs_no_end_and_an_empty_file_has_no_line(file: Path) -> None:
+    file.write_bytes(TEXT[:-1])
+    assert list(read_lines(file)) == LINES
+    file.write_bytes(b"")
+    assert list(read_lines(file)) == []
+
+
+@pytest.mark.parametrize("packing", ["gzip", "zstd"])
+def test_a_file_cut_anywhere_gives_its_whole_lines_and_then_says_so(
+    file: Path, monkeypatch: pytest.MonkeyPatch, packing: str
+) -> None:
+    monkeypatch.setattr(blocks, "READ_BYTES", 16)
+    whole = PACKED[packing]
+    for end in range(4, len(whole)):
+        file.write_bytes(whole[:end])
+        found, error = taken(read_lines(file))
+        assert error is TruncatedError, end
+        assert found == LINES[: len(found)], end  # a line cut off with its file is none
+
+
+def test_a_damaged_file_gives_what_came_before_the_damage(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "READ_BYTES", 32)
+    first = gzip.compress(TEXT)
+    file.write_bytes(first + gzip.compress(TEXT)[:10] + b"\xff" * 40)
+    assert taken(read_lines(file)) == (LINES, UnreadableError)
+    file.write_bytes(first + b"and then some text")
+    with pytest.raises(UnreadableError, match="something that is not compressed data follows its end"):
+        list(read_lines(file))
+
+
+def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "READ_BYTES", 64)
+    monkeypatch.setattr(blocks, "LINE_BYTES_MAX", 256)
+    file.write_bytes(b"short\n" + b"x" * 1000)
+    with pytest.raises(UnreadableError, match="a line of over 256 bytes"):
+        list(read_lines(file))
+
+
+def test_a_file_that_is_not_there_is_told_with_its_path(file: Path) -> None:
+    with pytest.raises(UnreadableError, match=r"capture\.without-a-suffix cannot be read: No such file"):
+        list(read_blocks(file))
+
+
+@pytest.mark.parametrize("packing", PACKED)
+def test_the_head_of_a_file_is_read_without_the_rest(file: Path, monkeypatch: pytest.MonkeyPatch, packing: str) -> None:
+    monkeypatch.setattr(blocks, "READ_BYTES", 8)
+    file.write_bytes(PACKED[packing])
+    assert read_head(file, 5) == TEXT[:5]
+    assert read_head(file, 10**6) == TEXT
+    file.write_bytes(gzip.compress(TEXT)[:-4])
+    assert read_head(file, 10**6) == TEXT  # cut, but what is there tells the format
