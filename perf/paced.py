@@ -161,7 +161,7 @@ class Decided:
         digests = {name: hashlib.sha256() for name in logs}
         for name, parts in logs.items():
             for part in parts:
-                digests[name].update(part.view(np.uint8))
+                digests[name].update(part.view(np.uint8).data)
         return cls(
             {name: digest.hexdigest() for name, digest in digests.items()},
             {name: sum(map(len, parts)) for name, parts in logs.items()},

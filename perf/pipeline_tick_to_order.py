@@ -12,7 +12,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from fractions import Fraction
 from math import ceil
+from typing import Any
 
 import numpy as np
 
@@ -34,12 +36,13 @@ def name_of(percentile: float) -> str:
 
 def slower_than(percentile: float, count: int) -> int:
     """Of `count` values, how many stand behind the one at `percentile`."""
-    return count - ceil(round(percentile * count / 100, 6))
+    return count - ceil(Fraction(str(percentile)) * count / 100)  # exact: 99.9 is no binary number
 
 
-def percentiles_of(took_ns: np.ndarray) -> list[float]:
+def percentiles_of(took_ns: np.ndarray[Any, Any]) -> list[float]:
     """The values at PERCENTILES, ns: of each the least one with so many percent at or below it, never one in between."""
-    return [float(v) for v in np.percentile(took_ns, PERCENTILES, method="inverted_cdf")]
+    ordered = np.sort(took_ns)
+    return [float(ordered[-1 - slower_than(percentile, len(ordered))]) for percentile in PERCENTILES]
 
 
 def report(rate: int, orders: int, runs: Runs) -> str:
