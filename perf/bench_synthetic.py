@@ -45,7 +45,7 @@ def generate(rows: int) -> tuple[int, float, str]:
         if window is None:
             return made, took_ns / 1e9, digest.hexdigest()
         made += len(window)
-        digest.update(window.view(np.uint8))
+        digest.update(window.view(np.uint8).data)
 
 
 def rate(rows: int) -> float:
