@@ -7,7 +7,7 @@ BIN := .venv/bin
 SETUP := .venv/.installed
 # What runs kernels a second time with every index checked.
 BOUNDS_TESTS := tests/unit tests/property tests/golden/test_line_oracle.py
-BENCHES := $(patsubst perf/%.py,perf.%,$(wildcard perf/bench_*.py)) perf.pipeline_tick_to_order
+BENCHES := $(patsubst perf/%.py,perf.%,$(wildcard perf/bench_*.py)) perf.run_line perf.pipeline_tick_to_order
 
 # Runs $(2) as the step named $(1) and says how long it took.
 step = @echo "== $(1)"; began=$$(date +%s); $(2); echo "== $(1): $$(($$(date +%s) - began)) s"

@@ -236,10 +236,9 @@ def consult(line, inputs, back):
     return (PACED if when >= line.control[0].until_ns else SLICE_OVER), safe
 
 
-@kernel
-def run_ingest(owned, inputs, rows, back, strategy, deadline):
-    """Sequence until `deadline` (cycles) or until Python is needed; returns why it came back, as `run_fused` does."""
-    line = borrow(owned)
+@kernel(inline=True)
+def ingest(line, inputs, rows, back, strategy, deadline):
+    """`run_ingest` on a borrowed line, for a compiled loop around it: a call with the line's arrays takes longer than a hop."""
     safe = -NEVER  # until we have looked
     fresh = SPINS if strategy == PARK else 0  # who shares its core does not spin even once
     idle = fresh
@@ -259,3 +258,9 @@ def run_ingest(owned, inputs, rows, back, strategy, deadline):
             return why
         if cycles() > deadline:
             return SLICE_OVER
+
+
+@kernel
+def run_ingest(owned, inputs, rows, back, strategy, deadline):
+    """Sequence until `deadline` (cycles) or until Python is needed; returns why it came back, as `run_fused` does."""
+    return ingest(borrow(owned), inputs, rows, back, strategy, deadline)

@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -57,6 +57,37 @@ class Spread:
     def text(self, show: Callable[[float], str]) -> str:
         """`median [low .. high]`, each through `show`."""
         return f"{show(self.median)} [{show(self.low)} .. {show(self.high)}]"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a figure has to reach, and whether it did."""
+
+    what: str
+    value: float
+    limit: float
+    unit: str  # as it stands behind the number: " x", " s"
+    at_least: bool = True  # else at most
+
+    @property
+    def met(self) -> bool:
+        """A figure that is exactly the limit meets it."""
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+    def text(self) -> str:
+        """`PASS  what: value, at least limit`, or BELOW, or ABOVE."""
+        said = "PASS" if self.met else "BELOW" if self.at_least else "ABOVE"
+        bound = "at least" if self.at_least else "at most"
+        return f"{said:<5}  {self.what}: {self.value:.3g}{self.unit} (target: {bound} {self.limit:g}{self.unit})"
+
+
+def judged(targets: Sequence[Target], strict: bool) -> int:
+    """Print every target with whether it is met; the exit status: if `strict`, 1 for one that is missed, or for none at all."""
+    for target in targets:
+        print(target.text())
+    if not targets:
+        print("no target: what it compares with did not run")
+    return int(strict and not (targets and all(target.met for target in targets)))
 
 
 def machine() -> dict[str, Any]:
@@ -108,6 +139,12 @@ def pinned(core: int) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
+def children_cpu_s() -> float:
+    """CPU seconds, user and system, of every process that we started and that has ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def timed(call: Callable[[], Any]) -> Sample:
     """Run `call` once."""
     cpu = time.process_time_ns()
@@ -140,14 +177,18 @@ def run_alternating(contenders: dict[str, Callable[[], Any]], rounds: int, warmu
     return samples
 
 
-def run_child(command: Sequence[str], timeout_s: float = 600.0, root: Path = ROOT) -> dict[str, Any]:
+def run_child(
+    command: Sequence[str], timeout_s: float = 600.0, root: Path = ROOT, env: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Run `command` in a fresh process from `root`, the tree whose code it imports; the last JSON object it prints is its result.
+
+    `env` comes on top of our own environment.
 
     Raises RunFailed when it exits with another status than 0, takes longer than `timeout_s` or prints no JSON object.
     """
     try:
-        env = {**os.environ, "PYTHONPATH": str(root)}
-        done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, timeout=timeout_s, check=False)
+        whole = {**os.environ, **(env or {}), "PYTHONPATH": str(root)}
+        done = subprocess.run(command, cwd=root, env=whole, capture_output=True, text=True, timeout=timeout_s, check=False)
     except subprocess.TimeoutExpired as late:
         raise RunFailed(f"{' '.join(command)}: still running after {timeout_s:.0f} s") from late
     if done.returncode:

@@ -1,10 +1,11 @@
 """Our line beside other engines: one feed, one strategy, one run, every answer checked before a figure is printed.
 
-    python -m perf.pipeline_peers [--rounds 3] [--rows 2000000] [--nautilus-rows 1000000] [--core 0] [--only NAME ...]
+    python -m perf.pipeline_peers [--rounds 3] [--rows 2000000] [--nautilus-rows 1000000] [--core 0] [--only NAME ...] [--strict]
 
 Makes the feed and the peers' environments when they are missing, then runs every contender once a round, in a fresh process
 pinned to one core. A ratio is ours over the peer's within one round, so that the machine's slow minutes hit both sides of it.
-Every measurement is appended to perf/results/pipeline_peers.jsonl.
+Every measurement is appended to perf/results/pipeline_peers.jsonl. Beside each target stands whether it is met; with --strict one
+that is missed is an exit status of 1.
 
 Our side is `python -m perf.run_line --rows N`: it runs the first N rows of `perf.peers.feed` (`feed.records(N)`) through the whole
 line and prints, as the last line that is a JSON object,
@@ -13,7 +14,9 @@ line and prints, as the last line that is a JSON object,
     events          input records handled, N
     seconds         wall time of the timed loop; compiling, starting and reading the feed left out
     cpu_seconds     CPU time of the process over the same
-    orders, fills   what the strategy of `perf.peers.terms` sent and got; orders must be the oracle's
+    orders, fills   what the strategy of `perf.peers.terms` sent and got
+    traded_lots     of those fills
+    bid_ticks, ask_ticks    the touch at the end; of all these the oracle has the value that must be
     anything else   kept in the results (what was on: journal, hashes, decision log; peak_rss_mb is shown in the table)
 """
 
@@ -36,6 +39,7 @@ OUR_MODULE = "perf.run_line"
 NAUTILUS_ROWS = 1_000_000
 CHILD_TIMEOUT_S = 600.0
 REQUIRED = ("name", "events", "seconds", "cpu_seconds", "orders", "fills")
+TARGETS = {"hftbacktest_roivector": 2.0, "nautilus_cross": 100.0}  # how many times the peer's events a second ours must be
 HEADS = ("contender", "events", "events/s median [min .. max]", "CPU ns", "orders", "fills", "RSS MiB", "ours / it")
 Result = dict[str, Any]
 
@@ -91,7 +95,11 @@ def contenders(rows: int, nautilus_rows: int, only: list[str]) -> list[Contender
 
 @cache
 def _by_event(rows: int) -> oracle.Answer:
-    return oracle.by_event(feed.load(feed.ensure(), rows))
+    """The oracle's answer; raises WrongAnswer when the one that is written down for the whole feed is another."""
+    answer = oracle.by_event(feed.load(feed.ensure(), rows))
+    if rows == terms.ROWS and answer != oracle.WHOLE_FEED:
+        raise WrongAnswer(f"the oracle says {answer}, written down is {oracle.WHOLE_FEED}")
+    return answer
 
 
 @cache
@@ -102,21 +110,26 @@ def _by_delta(rows: int) -> oracle.Answer:
 def _ours(rows: int) -> Contender:
     answer = _by_event(rows)
     command = (sys.executable, "-m", OUR_MODULE, "--rows", str(rows))
-    return Contender(OURS, command, {"events": rows, "orders": answer.orders})
+    return Contender(OURS, command, {"events": rows, **_traded(answer), **_touch(answer)})
+
+
+def _traded(answer: oracle.Answer) -> dict[str, int]:
+    return {"orders": answer.orders, "fills": answer.fills, "traded_lots": answer.traded_lots}
+
+
+def _touch(answer: oracle.Answer) -> dict[str, int]:
+    return {"bid_ticks": answer.bid_ticks, "ask_ticks": answer.ask_ticks}
 
 
 def _hftbacktest(rows: int, book: str) -> Contender:
-    """It reaches the last event, applies it, and returns the end of the data instead of showing it; hence the `- 1`."""
+    """It reaches the last event, applies it, and returns the end of the data instead of showing it; hence the `- 1`.
+
+    Told to fill orders whole, it makes one fill of each; those still under way when the data ends may be filled or not.
+    """
     answer = _by_event(rows)
-    must = {
-        "events": rows,
-        "strategy_events": answer.events - 1,
-        "orders": answer.orders_but_last,
-        "bid_ticks": answer.bid_ticks,
-        "ask_ticks": answer.ask_ticks,
-    }
-    if rows == terms.ROWS:
-        must |= {"orders": terms.ORDERS, "traded_lots": terms.TRADED_LOTS}
+    must = {"events": rows, "strategy_events": answer.events - 1, "orders": answer.orders_but_last, **_touch(answer)}
+    if not answer.under_way:
+        must |= {"fills": answer.orders, "traded_lots": answer.traded_lots}
     python = str(venvs.ensure("hftbacktest"))
     command = (python, "-W", "ignore", "-m", "perf.peers.run_hftbacktest", "--rows", str(rows), "--book", book)
     return Contender(f"hftbacktest_{book}", command, must)
@@ -124,9 +137,9 @@ def _hftbacktest(rows: int, book: str) -> Contender:
 
 def _nautilus(rows: int, strategy: str) -> Contender:
     answer = _by_delta(rows)
-    must = {"bid_ticks": answer.bid_ticks, "ask_ticks": answer.ask_ticks, "orders": 0}
+    must = {**_touch(answer), "orders": 0, "fills": 0, "traded_lots": 0}
     if strategy == "cross":
-        must |= {"orders": answer.orders, "strategy_events": answer.events}
+        must |= {**_traded(answer), "strategy_events": answer.events}
     python = str(venvs.ensure("nautilus"))
     command = (python, "-W", "ignore", "-m", "perf.peers.run_nautilus", "--rows", str(rows), "--strategy", strategy)
     return Contender(f"nautilus_{strategy}", command, must)
@@ -160,14 +173,32 @@ def report(runs: dict[str, list[harness.Sample]]) -> str:
     return harness.table(HEADS, rows)
 
 
-def main() -> None:
-    """Parse, make what is missing, run, check, print."""
+def targets(runs: dict[str, list[harness.Sample]]) -> list[harness.Target]:
+    """Ours over each peer that has a target and ran: the median of the rounds' ratios."""
+    if OURS not in runs:
+        return []
+    ours = rates(runs[OURS])
+    return [
+        harness.Target(
+            f"ours over {name}",
+            harness.Spread.of([a / b for a, b in zip(ours, rates(runs[name]), strict=True)]).median,
+            limit,
+            " x",
+        )
+        for name, limit in TARGETS.items()
+        if name in runs
+    ]
+
+
+def main() -> int:
+    """Parse, make what is missing, run, check, print; 1 for a target that is missed under --strict."""
     parser = argparse.ArgumentParser(description="our line beside other engines, in one run")
     parser.add_argument("--rounds", type=int, default=3, help="fresh processes a contender (default 3)")
     parser.add_argument("--rows", type=int, default=terms.ROWS, help="feed rows, at most and by default 2,000,000")
     parser.add_argument("--nautilus-rows", type=int, default=NAUTILUS_ROWS, help="feed rows for nautilus_trader")
     parser.add_argument("--core", type=int, default=0, help="the core every process is pinned to")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="run these contenders only")
+    parser.add_argument("--strict", action="store_true", help="fail when a target is missed")
     args = parser.parse_args()
     if args.rounds < 1 or not terms.BOOK_ROWS < min(args.rows, args.nautilus_rows) <= args.rows <= terms.ROWS:
         parser.error(f"rounds must be positive, rows between {terms.BOOK_ROWS + 1} and {terms.ROWS}")
@@ -178,14 +209,16 @@ def main() -> None:
         for at, sample in enumerate(samples):
             harness.write_result("pipeline_peers", {"contender": name, "round": at, **sample.result})
     print(report(runs))
+    status = harness.judged(targets(runs), args.strict)
     print(f"\n{harness.machine_text(harness.machine())}")
     print(f"core {args.core}, {args.rounds} rounds alternating, every run a fresh process:")
     for contender in entered:
         print(f"  {contender.name}: {shlex.join(contender.command).replace(f'{harness.ROOT}/', '')}")
+    return status
 
 
 if __name__ == "__main__":
     try:
-        main()
+        sys.exit(main())
     except (harness.RunFailed, venvs.InstallFailed, WrongAnswer) as failed:
         raise SystemExit(str(failed)) from failed

@@ -69,7 +69,7 @@ class CrossConfig(StrategyConfig, frozen=True):  # type: ignore[misc, call-arg]
 class Noop(Strategy):  # type: ignore[misc]
     """Is given every delta and does nothing with it: the engine's floor."""
 
-    seen = orders = fills = 0
+    seen = orders = fills = traded_lots = 0
 
     def on_start(self) -> None:
         self.subscribe_order_book_deltas(INSTRUMENT.id, BookType.L2_MBP)
@@ -104,6 +104,7 @@ class Cross(Noop):
 
     def on_order_filled(self, event: Any) -> None:
         self.fills += 1
+        self.traded_lots += round(float(event.last_qty) * LOTS_PER_UNIT)
 
 
 def deltas(rows: int) -> list[Any]:
@@ -155,6 +156,7 @@ def run(rows: int, strategy: str) -> dict[str, Any]:
         "cpu_seconds": sample.cpu_seconds,
         "orders": mine.orders,
         "fills": mine.fills,
+        "traded_lots": mine.traded_lots,
         "strategy_events": mine.seen,
         "bid_ticks": round(float(book.best_bid_price()) * TICKS_PER_UNIT),
         "ask_ticks": round(float(book.best_ask_price()) * TICKS_PER_UNIT),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from perf.peers import feed, oracle
+from perf.peers import feed, oracle, terms
 from perf.peers.terms import SLOW_EVENTS
 
 
@@ -67,3 +68,32 @@ def test_touch_follows_a_book_searched_anew_at_every_event():
             answer = oracle.by_event(rows[:at])
             assert answer.bid_ticks == max(p for p, lots in levels[0].items() if lots)
             assert answer.ask_ticks == min(p for p, lots in levels[1].items() if lots)
+
+
+@pytest.mark.parametrize(("after_ns", "fills", "lots"), [(1_500_000, 2, 10), (1_500_001, 1, 5)])
+def test_order_walks_the_book_of_its_arrival_behind_what_happens_until_then(after_ns, fills, lots):
+    rows = walk([1_000] * SLOW_EVENTS + [1_010])
+    rows["ts_event_ns"] *= 1_000_000
+    sent_ns = int(rows["ts_event_ns"][-1])
+    at = sent_ns + after_ns
+    then = rows_of((at, 0, 1, 1_011, 4), (at, 0, 1, 1_012, 6), (at + 1, 0, 1, 1_020, 1))
+    answer = oracle.by_event(np.concatenate([rows, then]))
+    assert (answer.orders, answer.fills, answer.traded_lots, answer.under_way) == (1, fills, lots, 0)
+
+
+def test_order_that_meets_too_little_gets_what_there_is():
+    answer = oracle.by_event(walk([1_000] * SLOW_EVENTS + [1_010]))
+    assert (answer.orders, answer.fills, answer.traded_lots, answer.under_way) == (1, 1, 5, 1)
+
+
+def test_order_of_the_other_view_meets_the_book_at_once():
+    rows = walk([1_000] * (SLOW_EVENTS + 2) + [1_010] * 3)
+    answer = oracle.by_delta(rows)
+    assert answer.orders > 0
+    assert answer.under_way == 0
+    assert answer.fills == answer.orders
+
+
+def test_written_answer_is_that_of_the_terms():
+    assert oracle.WHOLE_FEED.orders == oracle.WHOLE_FEED.orders_but_last == terms.ORDERS
+    assert oracle.WHOLE_FEED.traded_lots == terms.TRADED_LOTS == terms.ORDERS * terms.ORDER_LOTS

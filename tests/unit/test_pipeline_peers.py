@@ -51,6 +51,28 @@ def test_ratio_is_taken_round_by_round_by_the_contenders_own_clock():
     assert "10.00" not in text.splitlines()[2]
 
 
+def test_targets_are_of_the_peers_that_ran_and_by_the_median_of_the_pairs():
+    ours, peer = [sample(0.1), sample(0.2), sample(0.1)], [sample(0.3), sample(0.4), sample(0.1)]
+    (target,) = pipeline_peers.targets({"tickline": ours, "hftbacktest_roivector": peer, "hftbacktest_hashmap": peer})
+    assert target.value == pytest.approx(2.0)
+    assert target.met == (target.value >= 2.0)
+    assert pipeline_peers.targets({"hftbacktest_roivector": peer}) == []
+
+
+def test_every_contender_is_held_to_orders_fills_lots_and_touch(monkeypatch):
+    answer = pipeline_peers.oracle.Answer(7, 7, 900, 9, 70, 10, 11, 0)
+    monkeypatch.setattr(pipeline_peers, "_by_event", lambda rows: answer)
+    monkeypatch.setattr(pipeline_peers, "_by_delta", lambda rows: answer)
+    monkeypatch.setattr(venvs, "ensure", lambda peer: peer)
+    entered = {c.name: c.must for c in pipeline_peers.contenders(1_000, 1_000, [])}
+    assert len(entered) == 5
+    for name, must in entered.items():
+        assert {"orders", "fills", "traded_lots", "bid_ticks", "ask_ticks"} <= set(must), name
+    assert entered["tickline"]["fills"] == entered["nautilus_cross"]["fills"] == 9
+    assert entered["hftbacktest_roivector"]["fills"] == 7, "it fills orders whole"
+    assert entered["nautilus_noop"]["fills"] == 0
+
+
 def test_without_ours_there_is_a_table_and_no_ratio():
     text = pipeline_peers.report({"peer": [sample(0.5, version="2.4.4", peak_rss_mb=320)]})
     assert " ".join(text.split("\n")[-1].split()) == "peer 2.4.4 1,000 2.00 k [2.00 k .. 2.00 k] 400,000.0 7 7 320"
