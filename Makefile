@@ -5,8 +5,9 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SETUP := .venv/.installed
-# What runs kernels a second time with every index checked.
-BOUNDS_TESTS := tests/unit tests/property tests/golden/test_line_oracle.py
+# What runs kernels a second time with every index checked: the loops of every placement and of verify among them.
+BOUNDS_TESTS := tests/unit tests/property tests/concurrency tests/golden/test_line_oracle.py tests/sim/test_long_rows.py \
+  tests/golden/test_verify.py::test_a_run_is_proved tests/sim/test_placements.py::test_same_logs_of_two_feeds_in_small_windows
 BENCHES := $(patsubst perf/%.py,perf.%,$(wildcard perf/bench_*.py)) perf.run_line perf.pipeline_tick_to_order
 
 # Runs $(2) as the step named $(1) and says how long it took.

@@ -36,6 +36,9 @@ IN_THE_LOOPS = {"consumer_cell", "head", "load_cell", "push_first", "seek_first"
 NOT_OF_THE_LINE = {"_read_pair", "first_refused", "fold_tops", "merge_rows", "take_what_is_left"}
 
 
+pytestmark = pytest.mark.timeout(900)  # who comes first compiles the whole line
+
+
 @pytest.fixture(scope="module")
 def loops() -> dict[str, Any]:
     """The loops, compiled or loaded as a run does it."""

@@ -77,6 +77,13 @@ def test_every_fault_is_told_and_none_hides_another(run: Path) -> None:
     assert not any("signals" in fault or "decision_log_hash" in fault for fault in found.faults)  # those cannot be said
 
 
+@pytest.mark.parametrize("name", [*(f"{log}_log_hash" for log in LOGS), "decision_log_hash"])
+def test_a_hash_that_the_summary_states_otherwise_is_told_with_both(run: Path, name: str) -> None:
+    was = open_run(run).hashes()[name]
+    edit(run / "summary.json", f'"{name}": "{was}"', f'"{name}": "{was[::-1]}"')
+    assert evidence(run).faults == [f"summary.json: {name} {was[::-1]}, the log's is {was}"]
+
+
 def test_a_run_without_a_summary_is_noted_and_states_nothing(run: Path) -> None:
     (run / "summary.json").unlink()
     found = evidence(run)
