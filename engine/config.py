@@ -24,6 +24,7 @@ from transport.instruments import Instrument, plain
 ENV_PREFIX = "TICKLINE"
 BUILTIN_STRATEGIES = ("momentum", "mean_reversion")
 MONEY_MAX = 2**62  # half of what int64 holds, so that the sum of two amounts within it cannot wrap
+LOTS_MAX = 2**40  # of one order, and of one position to begin with: times any price in use it still fits int64
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$", max_length=64)]
 Params = dict[str, int | float]
 Micros = Annotated[int, Meta(ge=0, le=86_400_000_000)]  # up to a day
@@ -56,7 +57,7 @@ class HeldPosition(Section, frozen=True):
 
     strategy: Name  # whose it is: positions are kept by strategy
     instrument: str  # name, `SYMBOL.venue`
-    lots: Annotated[int, Meta(ge=-(2**62), le=2**62)]  # signed
+    lots: Annotated[int, Meta(ge=-LOTS_MAX, le=LOTS_MAX)]  # signed
     price: Decimal  # average paid; it may be below 0, as spreads are
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from engine.config import Config
+from engine.config import LOTS_MAX, Config
 from engine.errors import ConfigError
 from engine.loops import CONTROL, DECIDING, LOG_ROWS, STAGES, Line, Logs, Scratch, run_fused
 from engine.observe.histogram import HISTOGRAM
@@ -29,7 +29,8 @@ from handlers.risk.checks import LIMITS, LINE_LIMITS
 from handlers.signals import stage as signals
 from handlers.signals.errors import StrategyError
 from handlers.signals.loading import LoadedStep, compile_step, new_state
-from transport.instruments import Instrument
+from transport.errors import InstrumentError
+from transport.instruments import Instrument, plain
 from transport.records import (
     BY_INGEST, COMMAND, EVENT_END, INSTRUMENT, NO_INSTRUMENT, SET_CASH, SET_POSITION, START, empty,
 )  # fmt: skip
@@ -50,6 +51,16 @@ class Strategy:
     params: np.ndarray[Any, Any]
 
 
+@dataclass(frozen=True)
+class Held:
+    """A position that the run begins with: whose (from 1), in which instrument, signed lots and the money units paid for them."""
+
+    strategy: int
+    instrument: int
+    lots: int
+    cost: int
+
+
 @dataclass
 class Built:
     """A line ready to run, and what must live as long as it does."""
@@ -58,6 +69,7 @@ class Built:
     instruments: tuple[Instrument, ...]
     strategies: list[Strategy]
     terms: np.ndarray[Any, Any]
+    held: list[Held]
 
 
 def load_strategies(config: Config, instruments: Sequence[Instrument], base: Path) -> list[Strategy]:
@@ -124,7 +136,7 @@ def _limits(config: Config, instruments: Sequence[Instrument]) -> tuple[np.ndarr
     for row, instrument in zip(limits, instruments, strict=False):
         row["position_max_lots"] = _whole(rules.position_max, Fraction(instrument.lot))
         row["notional_max"] = money_units(rules.notional_max, config, "risk.notional_max")
-        row["qty_max_lots"] = 2**40
+        row["qty_max_lots"] = LOTS_MAX
         row["collar_bp"] = rules.price_collar_bp
         row["stale_ns"] = rules.stale_data_ms * 1_000_000
     line = np.zeros(1, LINE_LIMITS)
@@ -154,6 +166,31 @@ def _common_unit(instruments: Sequence[Instrument]) -> Fraction:
         if lot / unit > LOT_UNITS_MAX:
             raise ConfigError(f"risk.position_total_max: the lot of {instrument.name} is more than {LOT_UNITS_MAX} times {unit}")
     return unit
+
+
+def _held(
+    config: Config, instruments: Sequence[Instrument], terms: np.ndarray[Any, Any], limits: np.ndarray[Any, Any]
+) -> list[Held]:
+    """`account.positions` in lots and money units; raises ConfigError for one that is not on the grid or cannot be counted."""
+    names = {i.name: n for n, i in enumerate(instruments)}
+    strategies = {s.name: n for n, s in enumerate(config.strategy, start=1)}
+    out = []
+    for at, held in enumerate(config.account.positions):
+        key = f"account.positions.{at}"
+        if held.instrument not in names:
+            raise ConfigError(f"{key}: no instrument {held.instrument!r}; there are {', '.join(names)}")
+        number = names[held.instrument]
+        try:
+            ticks = instruments[number].price_ticks(held.price)
+        except (InstrumentError, InvalidOperation) as error:  # the latter from more digits than a decimal has
+            tick = plain(instruments[number].tick)
+            raise ConfigError(f"{key}: {held.price} is no multiple of the tick of {held.instrument}, {tick}, or too large") from error
+        cost = round(Fraction(ticks * held.lots * int(terms[number]["num"]), int(terms[number]["den"])))
+        counted = (ticks * held.lots, cost, held.lots * int(limits[number]["lot_units"]))
+        if max(map(abs, counted)) >= UNLIMITED:
+            raise ConfigError(f"{key}: {held.lots} lots of {held.instrument} at {held.price} are too much to count")
+        out.append(Held(strategies[held.strategy], number, held.lots, cost))
+    return out
 
 
 def build_line(config: Config, instruments: Sequence[Instrument], feeds: int, epoch: int, base: Path) -> Built:
@@ -194,7 +231,7 @@ def build_line(config: Config, instruments: Sequence[Instrument], feeds: int, ep
     line.control["sample_mask"] = _mask(config.line.latency_sample)
     line.control["log_features"] = config.line.log_features
     line.control["until_ns"] = NEVER
-    return Built(line, tuple(instruments), strategies, terms)
+    return Built(line, tuple(instruments), strategies, terms, _held(config, instruments, terms, limits))
 
 
 def load_kernels() -> None:
@@ -234,17 +271,10 @@ def sequence_first_words(built: Built, config: Config, first_ns: int, config_id:
             maker_num=int(terms["maker_num"]), taker_num=int(terms["taker_num"]), fee_den=int(terms["fee_den"]),
         )  # fmt: skip
     say(COMMAND, action=SET_CASH, amount=money_units(config.account.cash, config, "account.cash"))
-    names = {i.name: n for n, i in enumerate(built.instruments)}
-    numbers = {s.name: s.number for s in built.strategies}
-    for held in config.account.positions:
-        if held.instrument not in names or held.strategy not in numbers:
-            raise ConfigError(f"account.positions: no instrument {held.instrument!r} or no strategy {held.strategy!r}")
-        number = names[held.instrument]
-        ticks = built.instruments[number].price_ticks(held.price)
-        worth = Fraction(ticks * held.lots) * Fraction(int(built.terms[number]["num"]), int(built.terms[number]["den"]))
-        if abs(worth) >= UNLIMITED:
-            raise ConfigError(f"account.positions: {held.lots} lots of {held.instrument} at {held.price} are worth too much to count")
-        say(COMMAND, number, action=SET_POSITION, qty_lots=held.lots, basis=round(worth), strategy_id=numbers[held.strategy])
+    for held in built.held:
+        say(
+            COMMAND, held.instrument, action=SET_POSITION, qty_lots=held.lots, basis=held.cost, strategy_id=held.strategy
+        )
 
 
 def _parts(value: Decimal) -> tuple[int, int]:

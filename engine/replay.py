@@ -99,6 +99,8 @@ def replay(
     took["seconds_with_journal"] = time.perf_counter() - began - session.starting_s
     summary = _summary(config, origins, tally, built, feeds, hashes, took, title)
     summary["troubles"] = session.troubles()
+    if config.account.at_end == "flatten":
+        summary["troubles"] |= tally.not_flattened()
     _finish(folder, config, summary, tally, built)
     return Replayed(folder, summary, built, feeds)
 

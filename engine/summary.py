@@ -16,7 +16,7 @@ from engine.observe.histogram import COUNTS, percentiles, upper_bounds
 from handlers.domain import reasons
 from transport.instruments import Instrument, plain
 from transport.records import (
-    AFTER_FILL, AT_END, BUY, FILL, MARKED, NAME_OF, ORDER, POSITION, REJECT, SYNTHETIC, TRADE,
+    AFTER_FILL, AT_END, BUY, COMMAND, FILL, MARKED, NAME_OF, ORDER, POSITION, REJECT, SET_POSITION, SYNTHETIC, TRADE,
 )  # fmt: skip
 
 TRADES_A_PIECE = 64  # points of the price series taken from each piece of the input log
@@ -26,6 +26,7 @@ PERCENTILE_NAMES = ("p50", "p90", "p99", "p99.9", "max")
 
 MONEY_FIELDS = ("qty_lots", "cost", "realised", "fee", "unrealised", "if_flattened")
 POSITION_FIELDS = ("strategy_id", "instrument_id", "action", "ts_seq_ns", *MONEY_FIELDS)
+HELD_FIELDS = ("strategy_id", "instrument_id", "ts_seq_ns", "qty_lots")
 FILL_FIELDS = ("instrument_id", "ts_seq_ns", "price_ticks", "side", "qty_lots")
 
 
@@ -71,6 +72,10 @@ class Tally:
                 self.fills.setdefault(instrument, []).append((fill[0], fill[1], fill[2], fill[3]))
         if numbers[REJECT]:
             self._refused(rows["reason"][kinds == REJECT])
+        if numbers[COMMAND]:
+            begun = (kinds == COMMAND) & (rows["action"] == SET_POSITION)
+            for strategy, instrument, when, lots in _columns(rows, begun, HELD_FIELDS):
+                self._hold((strategy, instrument), when, lots)
 
     def decisions(self, stage: str, rows: Rows) -> None:
         """Fold decision rows of a stage."""
@@ -91,11 +96,20 @@ class Tally:
         self.last[account] = money
         if action == AFTER_FILL:
             self.executions[account] += 1
-            self.held[account] = money["qty_lots"]
-            total = sum(lots for (_, i), lots in self.held.items() if i == account[1])
-            self.positions.setdefault(account[1], []).append((when, total))
+            self._hold(account, when, money["qty_lots"])
         if action in (MARKED, AT_END):
             self.marks.setdefault(when, {})[account] = money["realised"] + money["unrealised"] - money["fee"]
+
+    def _hold(self, account: tuple[int, int], when: int, lots: int) -> None:
+        """An account holds `lots` from `when` on: a point of its instrument's position over all strategies."""
+        self.held[account] = lots
+        total = sum(n for (_, i), n in self.held.items() if i == account[1])
+        self.positions.setdefault(account[1], []).append((when, total))
+
+    def not_flattened(self) -> dict[str, int]:
+        """Of a run that was to end flat: how many accounts still hold something, as a trouble; {} when none does."""
+        open_accounts = sum(lots != 0 for lots in self.held.values())
+        return {"NOT_FLATTENED": open_accounts} if open_accounts else {}
 
     def money(self, units: int) -> str:
         """Money units as exact decimal text."""

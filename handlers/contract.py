@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from transport.records import BAR, FEATURE, FILL, FORECAST, PARTS_MAX, SIGNAL, TIMER, TRADE, VALUES_PER_SLOT
+from transport.records import BAR, FEATURE, FILL, FORECAST, NAME_OF, PARTS_MAX, QUOTE, SIGNAL, TIMER, TRADE, VALUES_PER_SLOT
 
 CALLS_MAX = 64  # continuations of one handler on one record
 ROWS_MAX = 32  # rows of one call
@@ -45,7 +45,9 @@ VIEW_FIELDS: list[tuple[str, str]] = [
     ("ask_ticks", "i8"),
 ]
 VIEW = np.dtype(VIEW_FIELDS)
-READABLE = {TRADE, FEATURE, FILL, TIMER, BAR, FORECAST, SIGNAL}
+READABLE = (TRADE, QUOTE, FEATURE, BAR, FILL, TIMER)
+UNREAD = {FORECAST: "there is no source of forecasts yet", SIGNAL: "a strategy's view is for the record"}  # why, where it needs saying
+NO_PARAMS = np.dtype([("unused", "i8")])  # of a step without parameters: nothing at all would have no address
 
 
 def view_dtype(depth: int, values: int = 0) -> np.dtype[Any]:
@@ -78,11 +80,12 @@ class Handler:
 
     def pack_params(self, given: dict[str, float]) -> np.ndarray[Any, Any]:
         """One element of `params`; raises ValueError for a name the step does not have or one without a value."""
-        unknown = sorted(set(given) - set(self.params.names or ()))
+        names = () if self.params is NO_PARAMS else self.params.names or ()
+        unknown = sorted(set(given) - set(names))
         if unknown:
-            raise ValueError(f"{self.name} has no parameter {unknown[0]!r}; it has {', '.join(self.params.names or ()) or 'none'}")
+            raise ValueError(f"{self.name} has no parameter {unknown[0]!r}; it has {', '.join(names) or 'none'}")
         packed = np.zeros(1, self.params)
-        for key in self.params.names or ():
+        for key in names:
             if key not in given and key not in self.defaults:
                 raise ValueError(f"{self.name} needs a value for {key!r}")
             try:
@@ -113,8 +116,10 @@ def handler(
     in the same order.
     """
     kinds = (reads,) if isinstance(reads, int) else tuple(reads)
-    if not set(kinds) <= READABLE:
-        raise TypeError(f"a step may read {sorted(READABLE)}, not {sorted(set(kinds) - READABLE)}")
+    for kind in kinds:
+        if kind not in READABLE:
+            why = f": {UNREAD[kind]}" if kind in UNREAD else ""
+            raise TypeError(f"a step may read {', '.join(NAME_OF[k] for k in READABLE)}, not {NAME_OF.get(kind, kind)}{why}")
     if not 1 <= rows_max <= ROWS_MAX or not 0 <= depth <= DEPTH_MAX:
         raise TypeError(f"rows_max is 1..{ROWS_MAX} and depth 0..{DEPTH_MAX}")
     if not 0 <= values <= VALUES_MAX:
@@ -124,10 +129,9 @@ def handler(
     if hidden:
         raise TypeError(f"state field {sorted(hidden)[0]!r} hides a field of the view")
     whole = np.dtype([*view.descr, *state], align=False) if state else view
-    options = np.dtype(list(params)) if params else np.dtype([("unused", "i8")])
+    options = np.dtype(list(params)) if params else NO_PARAMS
 
     def declare(step: Callable[..., int]) -> Handler:
-        base = {} if params else {"unused": 0.0}
-        return Handler(step, kinds, whole, options, {**base, **(defaults or {})}, rows_max, depth, values, compiled, step.__name__)
+        return Handler(step, kinds, whole, options, dict(defaults or {}), rows_max, depth, values, compiled, step.__name__)
 
     return declare

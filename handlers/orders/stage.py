@@ -12,7 +12,7 @@ import numpy as np
 
 from handlers.domain import order as life
 from handlers.domain import reasons
-from handlers.domain.book import NO_LEVEL, level_at, level_key, mid_twice, next_level
+from handlers.domain.book import NO_LEVEL, level_at, level_key, mid_twice, next_level, two_sided
 from handlers.domain.memory import copy_slot, zero_slot
 from handlers.domain.position import POSITION_STATE, apply_fill, fee_of, notional_money, unrealised
 from handlers.domain.rows import stamp
@@ -177,20 +177,23 @@ def position_row(state, account, cause, why, price, twice, out, n):
 
 
 @kernel
-def if_flattened(p, m, terms):
-    """Money units that closing the position now would earn after the taker's fee: it walks the book; the rest goes at the last level."""
+def if_flattened(p, m, terms, twice):
+    """Money units that closing the position now would earn after the taker's fee: it walks the book; the rest goes at the last level.
+
+    Where there is no book to walk all goes at half of `twice` ticks, the mid it is marked at.
+    """
     side = BID if p.lots > 0 else ASK
     left = abs(p.lots)
     money = np.int64(0)
-    key = m.best[side - BID]
-    price = np.int64(0)
+    key = m.best[side - BID] if two_sided(m) else NO_LEVEL
     while left > 0 and key != NO_LEVEL:
         price = level_key(side, key)
         lots = min(left, level_at(m, side, price)[0])
         money += notional_money(price, lots, terms.num, terms.den)
         left -= lots
+        twice = 2 * price
         key = next_level(m, side - BID, key)
-    money += notional_money(price, left, terms.num, terms.den)
+    money += notional_money(twice, left, terms.num, 2 * terms.den)
     return (money if p.lots > 0 else -money) - p.cost - fee_of(money, terms.taker_num, terms.fee_den)
 
 
@@ -202,9 +205,9 @@ def mark_all(state, markets, cause, why, out, n):
         if p.fills > 0 or p.lots != 0:
             twice = mid_twice(markets[account % len(state.terms)])
             n = position_row(state, account, cause, why, twice // 2, twice, out, n)
-            if why == AT_END and p.lots != 0:
+            if why == AT_END and p.lots != 0 and twice > 0:
                 instrument = account % len(state.terms)
-                out[n - 1].if_flattened = if_flattened(p, markets[instrument], state.terms[instrument])
+                out[n - 1].if_flattened = if_flattened(p, markets[instrument], state.terms[instrument], twice)
     return n
 
 

@@ -24,7 +24,7 @@ from handlers.domain.rows import stamp
 from handlers.risk.checks import EXPOSURE, RISK_STATE, TOKEN, check_amend, check_order, move_exposure
 from transport.compiled import kernel
 from transport.records import (
-    ACK, ACTIVE, AMEND, AMEND_ORDER, BUY, BY_RISK, BY_SIGNALS, CANCEL, CANCEL_ALL, CANCEL_ORDER, COMMAND,
+    ACK, ACTIVE, AMEND, AMEND_ORDER, BUY, BY_INGEST, BY_RISK, BY_SIGNALS, CANCEL, CANCEL_ALL, CANCEL_ORDER, COMMAND,
     END_OF_FEED, FILL, FLATTEN, HALTED, INTENT, MARKET_ORDER, NO_INSTRUMENT, ORDER, PLACE, REJECT, SELL,
     SET_POSITION, SET_STATE, SIGNAL, TARGET, VERDICT,
 )  # fmt: skip
@@ -289,10 +289,11 @@ def handle_command(state, r, out):
             return refuse(r, r, out, 0, reasons.UNKNOWN_INTENT, HALTED, r.amount)
         n = change_state(state, r, out, 0, r.amount, reasons.OPERATOR)
         return cancel_everything(state, r, out, n) if r.amount == HALTED and n else n
-    if r.action == CANCEL_ALL:
-        return cancel_everything(state, r, out, 0)
-    if r.action == FLATTEN:
-        return flatten(state, r, out, cancel_everything(state, r, out, 0))
+    if r.action == CANCEL_ALL or r.action == FLATTEN:
+        # INGEST's own is that of the end of the feeds: what a strategy asked for after it, at a timer or a fill, would stay open
+        n = change_state(state, r, out, 0, HALTED, 0) if r.source_id == BY_INGEST else 0
+        n = cancel_everything(state, r, out, n)
+        return flatten(state, r, out, n) if r.action == FLATTEN else n
     if r.action == END_OF_FEED:
         return change_state(state, r, out, 0, HALTED, 0)
     return 0

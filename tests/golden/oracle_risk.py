@@ -13,7 +13,7 @@ from handlers.domain import order as life
 from handlers.domain import reasons
 from tests.golden.oracle_exchange import Report
 from transport.records import (
-    ACCEPTED, AMEND, AMEND_ORDER, AMENDED, BUY, BY_RISK, CANCEL, CANCEL_ALL, CANCEL_ORDER, COMMAND, END_OF_FEED, FILL, HALTED,
+    ACCEPTED, AMEND, AMEND_ORDER, AMENDED, BUY, BY_RISK, CANCEL, CANCEL_ALL, CANCEL_ORDER, COMMAND, FILL, HALTED,
     MARKET_ORDER, ORDER, PLACE, REJECT, SELL, TARGET, VERDICT,
 )  # fmt: skip
 
@@ -94,11 +94,9 @@ class Risk:
     def check(self, cause: Input, intents: list[Fields]) -> list[Fields]:
         out: list[Fields] = []
         if cause.kind == COMMAND and cause.action == CANCEL_ALL:
-            out.append(cause.row(BY_RISK, 0, CANCEL))
+            out += [cause.row(BY_RISK, 0, VERDICT, state=HALTED), cause.row(BY_RISK, 1, CANCEL)]  # the feeds have ended
             for order in self.working.values():
                 order.cancelling = True
-        elif cause.kind == COMMAND and cause.action == END_OF_FEED:
-            out.append(cause.row(BY_RISK, 0, VERDICT, state=HALTED))
         elif cause.report:
             told = cause.report
             if told.kind == FILL:

@@ -12,7 +12,7 @@ from handlers.domain.order import TABLE_SLOTS
 from tests.desk import MILLION, Desk, passed, place, refusal, target
 from tests.stages import level, snapshot, stamped
 from transport.records import (
-    ACCEPTED, ACK, ACTIVE, AMEND, ASK, BUY, BY_RISK, CANCEL, CANCEL_ALL, CANCEL_ORDER, CANCELLED, END_OF_FEED, EVENT_END,
+    ACCEPTED, ACK, ACTIVE, AMEND, ASK, BUY, BY_INGEST, BY_RISK, CANCEL, CANCEL_ALL, CANCEL_ORDER, CANCELLED, END_OF_FEED, EVENT_END,
     EXPIRED, FILL, FLATTEN, FOK, GAP, HALTED, INTENT, LIMIT_ORDER, MARKET_ORDER, NO_INSTRUMENT, ORDER, REDUCING, REJECT, SELL,
     SET_STATE, SIGNAL, TIMER, VERDICT, WARMUP,
 )  # fmt: skip
@@ -271,6 +271,24 @@ def test_flatten_withdraws_everything_and_brings_every_account_to_zero_over_any_
 
 def test_cancel_all_is_one_cancel_of_everything() -> None:
     assert Desk().command(CANCEL_ALL)["kind"].tolist() == [CANCEL]
+
+
+@pytest.mark.parametrize(("action", "orders"), [(CANCEL_ALL, []), (FLATTEN, [ORDER])])
+def test_nothing_that_is_asked_for_after_the_end_of_the_feeds_passes(action: int, orders: list[int]) -> None:
+    desk = Desk()
+    desk.hold(30)
+    rows = desk.command(action, source_id=BY_INGEST)
+    assert rows["kind"].tolist() == [VERDICT, CANCEL, *orders]
+    assert (rows[0]["state"], rows[0]["reason"]) == (HALTED, reasons.NO_REASON)
+    assert refusal(desk.ask(place(BUY, 1)))[0] == reasons.STATE_HALTED
+    assert not len(desk.command(END_OF_FEED, source_id=BY_INGEST)), "it is told once"
+
+
+@pytest.mark.parametrize("action", [CANCEL_ALL, FLATTEN])
+def test_trading_goes_on_after_an_operator_withdrew_or_flattened(action: int) -> None:
+    desk = Desk()
+    desk.command(action)
+    assert passed(desk.ask(place(BUY, 1)))
 
 
 # --- orders and what becomes of them --------------------------------------------------------------------------------------
