@@ -37,6 +37,7 @@ OWN = -1  # source of a run of the line's own records
 MARKET = edges.KINDS[edges.FEEDS, FEED_BASE]  # a constant: `edges.forged` looks it up
 PRICE_MAX = 2**40  # ticks, either sign
 QTY_MAX = 2**50  # lots
+RECORDS, CLOSING, ENDING = 0, 1, 2  # phases: feeds have records; their end is said; what was left over is withdrawn
 # What `peek` answers besides a feed's index.
 NOTHING, STARVED, A_TIMER, A_COMMAND, A_REPORT = -1, -2, -3, -4, -5
 
@@ -50,7 +51,7 @@ HEAD = np.dtype(
         ("timer_ns", "i8"),  # interval, 0 is off
         ("timer_due", "i8"),
         ("timers", "i8"),
-        ("phase", "i8"),  # 0 feeds, 1 closing orders, 2 end sequenced
+        ("phase", "i8"),  # RECORDS, …
         ("flatten", "i8"),
         ("runs", "i8"), ("own", "i8"),  # entries used since the caller took them
         ("refused", "i8"),
@@ -117,9 +118,28 @@ def start_timers(s: Sequencer, first_ns: int, origin_ns: int = 0) -> None:
     s.head[0]["timer_due"] = origin + interval * max(1, (first_ns - origin) // interval + 1) if interval else NEVER
 
 
+@kernel
+def command(s, action, when):
+    """Queue a command of the line itself, due at `when`."""
+    c = s.scratch[1]
+    zero_slot(c)
+    c.kind = COMMAND
+    c.flags = EVENT_END
+    c.source_id = BY_INGEST
+    c.instrument_id = NO_INSTRUMENT
+    c.action = action
+    c.ts_recv_ns = when
+    c.parts = 1
+    push(s.commands, c, when)
+
+
 @kernel(inline=True)
 def peek(s, reports):
-    """(source, time) of the next candidate: a feed's index, A_TIMER, A_COMMAND, A_REPORT, STARVED or NOTHING."""
+    """(source, time) of the next candidate: a feed's index, A_TIMER, A_COMMAND, A_REPORT, STARVED or NOTHING.
+
+    Once every feed has ended it is CANCEL_ALL, at the last record's time and so before any report: from there on nothing new
+    passes, or a strategy that answers every fill with an order would keep the line from its end.
+    """
     head = s.head[0]
     source = NOTHING
     when = NEVER
@@ -129,6 +149,9 @@ def peek(s, reports):
             return STARVED, w.key_ns
         if w.key_ns < when:
             source, when = f, w.key_ns
+    if source == NOTHING and head.phase == RECORDS:
+        command(s, CANCEL_ALL, head.ts_seq_ns)
+        head.phase = CLOSING
     due = reports.head[0].next_due
     if due <= when and due < NEVER:
         source, when = A_REPORT, due
@@ -321,27 +344,12 @@ def admit_own(s, reports, source, when, r):
 
 
 @kernel
-def command(s, action, when):
-    """Queue a command of the line itself, due at `when`."""
-    c = s.scratch[1]
-    zero_slot(c)
-    c.kind = COMMAND
-    c.flags = EVENT_END
-    c.source_id = BY_INGEST
-    c.instrument_id = NO_INSTRUMENT
-    c.action = action
-    c.ts_recv_ns = when
-    c.parts = 1
-    push(s.commands, c, when)
-
-
-@kernel
 def close_line(s):
-    """Feeds have ended and nothing is in flight: withdraw (or flatten), then end; False once the end is sequenced."""
+    """Feeds have ended and nothing is in flight: withdraw (or flatten) what is left, then end; False once the end is sequenced."""
     head = s.head[0]
-    if head.phase == 0:
+    if head.phase == CLOSING:
         command(s, FLATTEN if head.flatten else CANCEL_ALL, head.ts_seq_ns)
-    elif head.phase == 1:
+    elif head.phase == ENDING:
         command(s, END_OF_FEED, head.ts_seq_ns)
     else:
         return False

@@ -213,13 +213,16 @@ class Line:
         self.commands = [Input(0, kind, 0, first, 0, i) for kind, i in [(START, NO_INSTRUMENT), *((INSTRUMENT, i) for i in range(self.count))]]
         self.commands.append(Input(0, COMMAND, 0, first, 0, action=SET_CASH, amount=self.opening_cash))
         while True:
+            if self.phase == 0 and set(self.keys) == {NEVER}:
+                self.commands.append(Input(0, COMMAND, 0, self.now, 0, action=CANCEL_ALL))
+                self.phase = 1
             when, rank, f = self.candidate()
             if self.exchange.advance(when):
                 continue
             if when == NEVER:
-                if self.phase == 2:
+                if self.phase == 3:
                     return
-                self.commands.append(Input(0, COMMAND, 0, self.now, 0, action=(CANCEL_ALL, END_OF_FEED)[self.phase]))
+                self.commands.append(Input(0, COMMAND, 0, self.now, 0, action=(0, CANCEL_ALL, END_OF_FEED)[self.phase]))
                 self.phase += 1
                 continue
             taken = self.take(when, rank, f)

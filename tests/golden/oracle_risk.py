@@ -62,6 +62,7 @@ class Risk:
         self.accounts, self.count = accounts, instruments
         self.position_max, self.total_max = position_max, total_max
         self.working: dict[int, Working] = {}
+        self.halted = False
 
     def account(self, strategy: int, instrument: int) -> Account:
         return self.accounts[(strategy - 1) * self.count + instrument]
@@ -94,7 +95,9 @@ class Risk:
     def check(self, cause: Input, intents: list[Fields]) -> list[Fields]:
         out: list[Fields] = []
         if cause.kind == COMMAND and cause.action == CANCEL_ALL:
-            out += [cause.row(BY_RISK, 0, VERDICT, state=HALTED), cause.row(BY_RISK, 1, CANCEL)]  # the feeds have ended
+            out += [] if self.halted else [cause.row(BY_RISK, 0, VERDICT, state=HALTED)]  # the feeds have ended
+            out.append(cause.row(BY_RISK, len(out), CANCEL))
+            self.halted = True
             for order in self.working.values():
                 order.cancelling = True
         elif cause.report:

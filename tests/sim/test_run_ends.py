@@ -43,6 +43,13 @@ def returns(s, p, row, out):
     s.seen += row.kind == FEATURE
     out.action, out.qty_lots = TARGET, 7
     return row.kind == FILL or s.seen == 100
+
+
+@handler(reads=(FEATURE, FILL), state=[("seen", "i8")])
+def turns(s, p, row, out):  # every fill is an order: without an end it would go on for ever
+    s.seen += row.kind == FEATURE
+    out.action, out.qty_lots = TARGET, -5 if s.position_lots > 0 else 5
+    return row.kind == FILL or s.seen == 100
 """
 SLOW = """
 [line]
@@ -52,6 +59,9 @@ timer_interval_ms = 20
 order_out_us = 100000
 report_back_us = 100000
 
+[risk]
+stale_data_ms = 0
+
 [[strategy]]
 name = "rests"
 path = "restless.py:rests"
@@ -59,6 +69,10 @@ path = "restless.py:rests"
 [[strategy]]
 name = "returns"
 path = "restless.py:returns"
+
+[[strategy]]
+name = "turns"
+path = "restless.py:turns"
 """
 
 
@@ -145,7 +159,9 @@ def test_flattened_positions_are_zero_and_earn_what_marking_said_they_would(ends
 def test_the_end_is_sequenced_and_nothing_trades_after_it_was_said(how: str, ends: dict[str, Path]) -> None:
     inputs, risk = log_rows(ends[how], "input"), log_rows(ends[how], "risk")
     words = inputs[(inputs["kind"] == COMMAND) & (inputs["action"] >= CANCEL_ALL)]
-    assert words["action"].tolist() == [FLATTEN if how == "flatten" else CANCEL_ALL, END_OF_FEED]
+    assert words["action"].tolist() == [CANCEL_ALL, FLATTEN if how == "flatten" else CANCEL_ALL, END_OF_FEED]
+    last = inputs[inputs["source_id"] >= FEED_BASE]["seq"][-1]
+    assert words["seq"][0] == last + 1, "it is said before anything else happens"
     assert words["seq"][-1] == inputs["seq"][-1]
     (verdict,) = risk[risk["kind"] == VERDICT]
     assert (verdict["seq"], verdict["state"], verdict["reason"]) == (words["seq"][0], HALTED, 0)

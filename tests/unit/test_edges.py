@@ -127,7 +127,7 @@ def test_a_command_that_belongs_there_is_sequenced() -> None:
     row = {"kind": COMMAND, "source_id": BY_INGEST, "ts_recv_ns": 1020, "action": SET_CASH, "amount": 5, "instrument_id": NO_INSTRUMENT}
     push_first(built.line.sequencer.commands, slots([row]), 1020)
     session.run()
-    assert np.concatenate(runs)["count"].sum() == 3 + 40 + 1 + 2
+    assert np.concatenate(runs)["count"].sum() == 3 + 40 + 1 + 3
     assert built.line.orders.line[0]["cash"] == 5
 
 

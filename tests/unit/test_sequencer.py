@@ -11,7 +11,7 @@ from tests.sequencing import Intake, kinds_and_times, trades
 from tests.stages import slots
 from transport.records import (
     ACK, ADD, ASK, BOOK_DELTA, BOOK_SNAPSHOT, BY_EXCHANGE, BY_INGEST, CANCEL_ALL, CLEAR, COMMAND, END_OF_FEED, FEED_BASE, FILL, INTENT,
-    KINDS, NAME_OF, ORDER, QUOTE, TIMER, TRADE,
+    KINDS, NAME_OF, ORDER, QUOTE, TIMER, TRADE, copied,
 )  # fmt: skip
 
 HOUR, DAY = 3_600 * 10**9, 86_400 * 10**9
@@ -19,11 +19,12 @@ OPEN_KINDS = ("Trade", "Quote", "BookDelta", "BookSnapshot", "Status", "Gap")
 
 
 def log_of(intake: Intake) -> np.ndarray:
-    """The input log without the two commands every line ends with."""
+    """The input log without the three commands every line ends with."""
     rows = intake.run()
-    assert rows[-2:]["kind"].tolist() == [COMMAND, COMMAND]
-    assert rows[-2:]["action"].tolist() == [CANCEL_ALL, END_OF_FEED]
-    return rows[:-2]
+    words = (rows["kind"] == COMMAND) & (rows["source_id"] == BY_INGEST) & (rows["action"] >= CANCEL_ALL)
+    assert rows[words]["action"].tolist() == [CANCEL_ALL, CANCEL_ALL, END_OF_FEED]
+    assert words[-2:].all()
+    return copied(rows, ~words)
 
 
 def test_records_of_two_feeds_come_by_time_then_feed_then_position() -> None:
@@ -78,16 +79,16 @@ def test_reports_in_flight_are_sequenced_after_the_feeds_have_ended() -> None:
 
 
 def test_end_bears_the_time_of_the_last_record() -> None:
-    assert Intake([[trades([100, 70])]]).run()["ts_seq_ns"].tolist() == [100, 100, 100, 100]
+    assert Intake([[trades([100, 70])]]).run()["ts_seq_ns"].tolist() == [100, 100, 100, 100, 100]
 
 
 def test_line_without_records_still_begins_and_ends() -> None:
-    assert Intake([[trades([])]]).run()["kind"].tolist() == [COMMAND, COMMAND]
+    assert Intake([[trades([])]]).run()["kind"].tolist() == [COMMAND, COMMAND, COMMAND]
 
 
 def test_seq_is_gapless_and_the_log_is_of_one_epoch() -> None:
     rows = Intake([[trades(range(50))], [trades(range(50), 1)]]).run()
-    assert rows["seq"].tolist() == list(range(102))
+    assert rows["seq"].tolist() == list(range(103))
     assert set(rows["epoch"].tolist()) == {3}
 
 
@@ -164,7 +165,7 @@ def test_runs_name_the_rows_of_every_source_in_order() -> None:
     intake = Intake([[trades([10, 11, 30])], [trades([20, 21], 1)]])
     intake.answer(25)
     intake.run()
-    assert intake.runs == [(0, 0, 2, 0), (1, 0, 2, 2), (OWN, 0, 1, 4), (0, 2, 1, 5), (OWN, 1, 2, 6)]
+    assert intake.runs == [(0, 0, 2, 0), (1, 0, 2, 2), (OWN, 0, 1, 4), (0, 2, 1, 5), (OWN, 1, 3, 6)]
 
 
 def test_line_takes_a_bounded_number_of_feeds() -> None:
