@@ -1,6 +1,6 @@
 """Our line beside other engines: one feed, one strategy, one run, every answer checked before a figure is printed.
 
-    python -m perf.pipeline_peers [--rounds 3] [--rows 2000000] [--nautilus-rows 1000000] [--core 0] [--only NAME ...] [--strict]
+    python -m perf.pipeline_peers [--rounds 3] [--rows 2000000] [--nautilus-rows 1150000] [--core 0] [--only NAME ...] [--strict]
 
 Makes the feed and the peers' environments when they are missing, then runs every contender once a round, in a fresh process
 pinned to one core. A ratio is ours over the peer's within one round, so that the machine's slow minutes hit both sides of it.
@@ -36,7 +36,7 @@ from perf.peers import feed, oracle, terms, venvs
 
 OURS = "tickline"
 OUR_MODULE = "perf.run_line"
-NAUTILUS_ROWS = 1_000_000
+NAUTILUS_ROWS = 1_150_000  # of which 1.04 M are deltas
 CHILD_TIMEOUT_S = 600.0
 REQUIRED = ("name", "events", "seconds", "cpu_seconds", "orders", "fills")
 TARGETS = {"hftbacktest_roivector": 2.0, "nautilus_cross": 100.0}  # how many times the peer's events a second ours must be

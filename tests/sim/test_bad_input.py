@@ -413,7 +413,7 @@ def test_more_feeds_than_a_line_takes_are_told(tmp_path: Path) -> None:
 def test_a_position_to_start_from_that_is_worth_too_much_is_told(tmp_path: Path) -> None:
     held = f'[[account.positions]]\nstrategy = "momentum"\ninstrument = "AAA.synthetic"\nlots = {2**62}\nprice = "100"\n'
     config = config_file(tmp_path, BOTH_STRATEGIES + held)
-    told(tickline("replay", "synthetic:2000", "--config", config, "--out", tmp_path / "run"), 2, "worth too much")
+    told(tickline("replay", "synthetic:2000", "--config", config, "--out", tmp_path / "run"), 2, "account.positions.0.lots")
 
 
 def test_features_of_a_run_that_a_strategy_stopped_are_exported_to_there(tmp_path: Path) -> None:
