@@ -144,7 +144,10 @@ def open_one(spec: str, instruments: Sequence[Instrument]) -> OpenFeed:
 
 
 def open_feeds(specs: Sequence[str], configured: Sequence[Instrument]) -> tuple[list[OpenFeed], tuple[Instrument, ...]]:
-    """Every feed and the run's instrument table: each feed's in order, a name once; a configured one replaces what a feed says."""
+    """Every feed and the run's instrument table: each feed's in order, a name once.
+
+    A configured instrument replaces what a capture suggests; tapes, runs and the generator have rows on grids of their own.
+    """
     if not specs:
         raise FeedError("no feed given")
     if len(specs) > FEEDS_MAX:
@@ -156,7 +159,8 @@ def open_feeds(specs: Sequence[str], configured: Sequence[Instrument]) -> tuple[
             before = table.setdefault(instrument.name, instrument)
             if (before.tick, before.lot, before.multiplier) != (instrument.tick, instrument.lot, instrument.multiplier):
                 raise ConfigError(
-                    f"{instrument.name}: two feeds give it different ticks or lots; describe it in [[instrument]] of the configuration"
+                    f"{instrument.name}: two feeds give it different ticks or lots; describe it in [[instrument]] of the configuration, "
+                    "of a tape when it is imported"
                 )
     for index, feed in enumerate(feeds):
         feed.bind(tuple(table.values()), index)
