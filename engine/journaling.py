@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from engine.loops import DECIDING
+from engine.watchdog import End
 from handlers.ingest.sequencer import OWN
 from transport.compiled import kernel
 from transport.errors import StorageError
@@ -155,6 +156,7 @@ class RunJournal:
         self._last_ts = 0
         self._queue: queue.Queue[Batch | None] = queue.Queue(BATCHES_MAX)
         self._error: BaseException | None = None
+        self._end = End()
         self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
         self._thread.start()
 
@@ -177,7 +179,7 @@ class RunJournal:
     def close(self) -> dict[str, str]:
         """Finish every log; returns the hashes of summary.json."""
         self._queue.put(None)
-        self._thread.join()
+        self._end.wait()
         if self._error is not None:
             raise self._error
         for log in (self.input, *self.decisions):
@@ -192,9 +194,11 @@ class RunJournal:
 
     def abandon(self) -> None:
         """Flush what is there and let go: the run did not end, its logs stay readable to here, each as far as the disk took it."""
-        self._queue.put(None)
-        self._thread.join(ABANDON_S)
-        if self._thread.is_alive():  # a disk that does not answer: the logs are still that thread's
+        try:
+            self._queue.put(None, timeout=ABANDON_S)
+        except queue.Full:
+            return
+        if not self._end.wait(ABANDON_S):  # a disk that does not answer: the logs are still that thread's
             return
         for log in (self.input, *self.decisions):
             with contextlib.suppress(StorageError):
@@ -202,6 +206,12 @@ class RunJournal:
             log.release()
 
     def _work(self) -> None:
+        try:
+            self._take_all()
+        finally:
+            self._end.come()
+
+    def _take_all(self) -> None:
         if self._core is not None:
             os.sched_setaffinity(0, {self._core})
         while True:

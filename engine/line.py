@@ -29,6 +29,7 @@ from handlers.risk.checks import LIMITS, LINE_LIMITS
 from handlers.signals import stage as signals
 from handlers.signals.errors import StrategyError
 from handlers.signals.loading import LoadedStep, compile_step, new_state
+from transport.compiled import interruptible
 from transport.errors import InstrumentError
 from transport.instruments import Instrument, plain
 from transport.records import (
@@ -236,7 +237,8 @@ def build_line(config: Config, instruments: Sequence[Instrument], feeds: int, ep
 
 def load_kernels() -> None:
     """Compile the line's loop, or load it from the disk cache, by running an empty line to its end: before any clock starts."""
-    run_fused(build_line(Config(), (), 0, 1, Path()).line, 0)
+    with interruptible():
+        run_fused(build_line(Config(), (), 0, 1, Path()).line, 0)
 
 
 def _mask(sample: int) -> int:

@@ -150,7 +150,7 @@ def _run_fused(session: Session, core: int | None, told: Callable[[int], None]) 
         run_watched(work, session.inside, lambda: int(line.sequencer.head[0]["next_seq"]), lambda s: standstill(session.built, s))
     except BaseException:
         if session.inside:
-            session.hand_over_rest()
+            session.take_over()
         raise
 
 

@@ -21,9 +21,8 @@ from engine.loops import DECIDING, DONE, FAULT, LOGS_FULL, PACED, SLICE_OVER, WA
 from engine.watchdog import Inside
 from handlers.domain import edges
 from handlers.domain.queue import NEVER
-from handlers.ingest.sequencer import first_refused, open_window, start_timers
+from handlers.ingest.sequencer import RUN, first_refused, open_window, start_timers
 from handlers.signals.stage import STAGE_FULL, STEP_ENDLESS, STEP_OVERRAN, STEP_RAISED
-
 from transport.clock import cycles_now, cycles_per_ns
 from transport.records import BAR, FEATURE, copied, empty
 
@@ -102,6 +101,7 @@ class Session:
         self._handed_seq = 0  # the first that was not handed over, and of each feed the row after the last that was
         self._handed_rows = np.zeros(len(feeds), np.int64)
         self.inside = Inside()  # the loop
+        self._taken_over = False
         self._slice_cycles = int(SLICE_NS * cycles_per_ns())  # the counter is measured once, which takes a moment
 
     def open(self, first_words: Callable[[int], None]) -> None:
@@ -185,7 +185,7 @@ class Session:
         line = self.built.line
         self._handed_over = time.monotonic()
         head = line.sequencer.head[0]
-        if not head["runs"] and not line.logs.counts.any():
+        if self._taken_over or (not head["runs"] and not line.logs.counts.any()):
             return
         batch = self._batch()
         windows = line.sequencer.windows[: len(self.intakes)]
@@ -207,32 +207,40 @@ class Session:
         )
 
     def hand_over_rest(self) -> None:
-        """Hand over what was sequenced although the loop did not come back, or never will; the line does not go on afterwards.
+        """Hand over what was sequenced although the loop was left in the middle; the line does not go on afterwards."""
+        if not self._taken_over:
+            self._take_rest(self._batch_with_rest())
 
-        From another thread than the line's: where that moves again meanwhile, nothing is handed over.
+    def take_over(self) -> None:
+        """`hand_over_rest` from another thread than the line's, for a loop that does not come back; the line's hands over no more.
+
+        Where it moves or comes back meanwhile, nothing is handed over: the copies may be of several moments.
         """
+        self._taken_over = True  # before `inside` is asked: a line that came out since then has seen it
         head = self.built.line.sequencer.head[0]
         next_seq = int(head["next_seq"])
-        self._note_rest()
-        batch = self._batch()
-        if int(head["next_seq"]) == next_seq and (len(batch.runs) or any(map(len, batch.decisions))):
+        batch = self._batch_with_rest()
+        if self.inside and int(head["next_seq"]) == next_seq:
+            self._take_rest(batch)
+
+    def _take_rest(self, batch: Batch) -> None:
+        if len(batch.runs) or any(map(len, batch.decisions)):
             self.take(batch)
 
-    def _note_rest(self) -> None:
-        """Note the run of a feed's records that the loop was in: it does so itself at the run's end."""
-        s = self.built.line.sequencer
-        head = s.head[0]
-        runs = s.runs[: int(head["runs"])]
+    def _batch_with_rest(self) -> Batch:
+        """`_batch` and behind it the run of a feed's records that the loop was in: it notes that itself only at the run's end."""
+        batch = self._batch()
+        runs = batch.runs
         seq = self._handed_seq + int(runs["count"].sum())
-        count = int(head["next_seq"]) - seq
+        count = int(self.built.line.sequencer.head[0]["next_seq"]) - seq
         for feed in range(len(self.intakes)) if count else ():
             mine = runs[runs["source"] == feed]
             noted = max(mine["first"] + mine["count"], default=self._handed_rows[feed])
             end = self._taken(feed)
             if end > noted:
-                s.runs[len(runs)] = (feed, end - count, count, seq)
-                head["runs"] += 1
-                return
+                batch.runs = np.append(runs, np.array([(feed, end - count, count, seq)], RUN))
+                break
+        return batch
 
     def _taken(self, feed: int) -> int:
         """Row of `feed` after the last that was let in from its window, which stands behind those it refused since."""

@@ -23,7 +23,7 @@ from engine.evidence import Evidence, check_evidence
 from engine.journaling import INPUT_LOG, MarketHash, Rows
 from engine.line import Built, build_line
 from engine.loops import DECIDING, FAULT, LOGS_FULL, MISSED_REPORT, NO_REPORT, OTHER_REPORT, SLICE_OVER, run_logged
-from engine.observe.progress import Say, silent
+from engine.observe.progress import COMPILING, Say, silent
 from engine.run_folder import Environment, Run, environment, open_run
 from engine.session import BUGS, broken, standstill, strategy_fault
 from engine.summary import Tally
@@ -34,7 +34,7 @@ from handlers.ingest.sequencer import first_refused
 from handlers.signals.errors import StrategyError
 from transport import blobs, compiled
 from transport.errors import DamagedError, LayoutError, TransportError
-from transport.records import FEED_BASE, NAME_OF, copied
+from transport.records import FEED_BASE, NAME_OF, copied, empty
 
 PLACEMENTS = ("fused", "split", "staged")
 REPORTS = {
@@ -192,10 +192,18 @@ def _inputs(run: Run, market: MarketHash, tally: Tally, found: Verdicts) -> Iter
         yield rows
 
 
+def _load_kernels() -> None:
+    """Compile the loop, or load it from the disk cache, before it is watched: a compile takes longer than any input may."""
+    with compiled.interruptible():
+        run_logged(build_line(Config(), (), 0, 1, Path()).line, empty(0), 0, 0)
+
+
 def _re_execute_watched(
     run: Run, config: Config, built: Built, inputs: Iterator[Rows], tally: Tally, found: Verdicts, progress: Say
 ) -> bool:
     """`_re_execute` on a thread of its own: what made the run hang does so again. Raises WorkerDied then."""
+    progress("loading kernels" if compiled.is_compiled(run_logged) else COMPILING, 0)
+    _load_kernels()
     inside = Inside()
     r = built.line.scratch.input
 

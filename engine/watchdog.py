@@ -59,13 +59,32 @@ class Inside:
         return self.turns % 2 == 1
 
 
+class End:
+    """The end of a thread, for another to wait for; `Thread.join`, interrupted by a signal, takes the thread for ended (Python 3.11)."""
+
+    def __init__(self) -> None:
+        self._running = threading.Lock()
+        self._running.acquire()
+
+    def come(self) -> None:
+        """Said by the thread, last of all."""
+        self._running.release()
+
+    def wait(self, timeout: float = -1) -> bool:
+        """Whether it has come within `timeout` seconds; -1 waits for it."""
+        if not self._running.acquire(timeout=timeout):
+            return False
+        self._running.release()
+        return True
+
+
 def run_watched(work: Callable[[Callable[[], None]], T], inside: Inside, seq: Callable[[], int], hung: Callable[[float], str]) -> T:
     """What `work(check)` returns or raises, on a thread of its own; it must call `check` often, which raises Stopped.
 
     `inside` is entered around what may not return, `seq()` is how far it is there. Raises WorkerDied with `hung(seconds)` when
     neither has moved for HUNG_S of the time in which we ran. A signal is raised when the thread has ended, or after STOP_S.
     """
-    stop = threading.Event()
+    stop, end = threading.Event(), End()
     results: list[T] = []
     errors: list[BaseException] = []
 
@@ -78,19 +97,22 @@ def run_watched(work: Callable[[Callable[[], None]], T], inside: Inside, seq: Ca
             results.append(work(check))
         except BaseException as error:  # raised by the caller's thread, whatever it is
             errors.append(error)
+        finally:
+            end.come()
 
     thread = threading.Thread(target=body, name=THREAD, daemon=True)
     still = Stillness()
-    thread.start()
     try:
-        while thread.is_alive():
-            thread.join(LOOK_S / 2)
+        thread.start()
+        while not end.wait(LOOK_S / 2):
             if still.look((inside.turns, seq()) if inside else None) > HUNG_S:
                 raise WorkerDied(hung(HUNG_S))
     except BaseException:
         stop.set()
-        thread.join(STOP_S)
+        if end.wait(STOP_S):
+            thread.join()
         raise
+    thread.join()
     if errors:
         raise errors[0]
     return results[0]

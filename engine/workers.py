@@ -100,8 +100,9 @@ def load_ring_kernels() -> None:
     stopped = Ring.in_process(2, 2)
     store_cell(stopped.cursors, STOP, 1)
     inputs, above, rows, back = Post(stopped, _private(), [_private() for _ in DECIDING], _private()).edges()
-    run_worker(built.line, WHOLE, inputs, 0, above, rows, back, new_state(), PARK, 0)
-    run_ingest(built.line, edge(_private()), rows, back, PARK, 0)
+    with compiled.interruptible():
+        run_worker(built.line, WHOLE, inputs, 0, above, rows, back, new_state(), PARK, 0)
+        run_ingest(built.line, edge(_private()), rows, back, PARK, 0)
 
 
 def _attach(a: Assignment) -> Post:

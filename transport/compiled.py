@@ -114,6 +114,33 @@ I64, U64, F64 = types.int64, types.uint64, types.float64
 VOIDPTR = types.voidptr
 
 
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Around a compile: an interrupt that came while LLVM called back into Python, and cannot be raised there, is raised here.
+
+    Python gives it to `sys.unraisablehook`; the compile then fails for want of what the callback should have done, or goes on.
+    """
+    lost: list[BaseException] = []
+    before = sys.unraisablehook
+
+    def hear(unraisable: Any) -> None:
+        if isinstance(unraisable.exc_value, KeyboardInterrupt | SystemExit):
+            lost.append(unraisable.exc_value)
+        else:
+            before(unraisable)
+
+    sys.unraisablehook = hear
+    try:
+        yield
+    except Exception:
+        if not lost:
+            raise
+    finally:
+        sys.unraisablehook = before
+    if lost:
+        raise lost[0]
+
+
 def array_t(dtype: Any) -> types.Array:
     """numba's type of a one-dimensional C-contiguous array of a numpy dtype, for explicit signatures."""
     return types.Array(nb.from_dtype(dtype), 1, "C", aligned=True)

@@ -222,7 +222,8 @@ def compile_step(where: str, base: Path) -> LoadedStep:
     if not handler.compiled:
         return _python_step(handler, sources, "declared with compiled=False")
     try:
-        run = _checked(handler, key, digest, where)
+        with compiled.interruptible():
+            run = _checked(handler, key, digest, where)
     except compiled.COMPILE_ERRORS as error:
         return _python_step(handler, sources, _first_line(error))
     return LoadedStep(handler, compiled.entry(run), None, sources, run)

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine import verify as verifying
+from engine import watchdog
 from engine.config import Config, StrategyConfig
 from engine.errors import LineBroken
 from engine.journaling import RunJournal
@@ -250,3 +252,19 @@ def test_a_fused_run_that_was_stopped_itself_is_not_taken_for_one_that_hangs(tmp
     said = ended(process, 20)
     assert said.code == 130, said
     assert all(len(log_rows(run, name)) for name in ("input", *DECIDING))
+
+
+def test_a_loop_that_is_yet_to_be_compiled_is_not_taken_for_one_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "HUNG_S", 0.3)
+    replayed(tmp_path / "run", "synthetic:2000")
+    loop, calls = verifying.run_logged, []
+
+    def compiled_first(*given: Any) -> Any:
+        if not calls:
+            time.sleep(1)
+        calls.append(1)
+        return loop(*given)
+
+    monkeypatch.setattr(verifying, "run_logged", compiled_first)
+    assert verify(tmp_path / "run").proved
+    assert len(calls) > 1
