@@ -21,7 +21,7 @@ import pytest
 
 from engine import verify as verifying
 from engine import watchdog
-from engine.config import Config, StrategyConfig
+from engine.config import LOTS_MAX, Config, StrategyConfig
 from engine.errors import LineBroken
 from engine.journaling import RunJournal
 from engine.line import Built, build_line, sequence_first_words
@@ -40,7 +40,7 @@ from tests.runs import ROOT, Said, config_file, environment, joined, log_rows, r
 FAULTY = ROOT / "tests" / "sim" / "faulty.py"
 PLACEMENTS = ("fused", "split", "staged")
 FEED = "synthetic:20_000"
-# Worth 2**40 ticks times lots at the price it was bought for; at the market's, more than int64 holds.
+# Worth little at the price it was bought for; at the market's, more than int64 holds.
 HELD = """
 [[strategy]]
 name = "mine"
@@ -62,7 +62,7 @@ def holding(folder: Path, lots: int) -> Path:
 def broken_run(folder: Path, placement: str) -> tuple[Path, int]:
     """(run folder, input) of a run that an assertion of the engine stopped."""
     run = folder / placement
-    said = tickline("replay", FEED, "--config", holding(folder, 2**40), "--placement", placement, "--out", run)
+    said = tickline("replay", FEED, "--config", holding(folder, LOTS_MAX), "--placement", placement, "--out", run)
     assert said.code == 4, said
     assert len(said.err.splitlines()) == 2
     assert "Traceback" not in said.err
@@ -113,12 +113,12 @@ def test_an_assertion_where_the_run_had_none_is_a_finding_that_names_the_seq(pla
     replayed(run, FEED, config=holding(tmp_path, 2**20))
     if placement == "split":  # there the positions to start from are made again, not taken from the log
         text = (run / "config.toml").read_text()
-        (run / "config.toml").write_text(text.replace(str(2**20), str(2**40)))
+        (run / "config.toml").write_text(text.replace(str(2**20), str(LOTS_MAX)))
 
     def more(rows: np.ndarray[Any, Any]) -> None:
         held = (rows["kind"] == COMMAND) & (rows["action"] == SET_POSITION)
-        rows["qty_lots"][held] *= 2**20
-        rows["basis"][held] *= 2**20
+        rows["qty_lots"][held] *= LOTS_MAX >> 20
+        rows["basis"][held] *= LOTS_MAX >> 20
 
     forged(run, more)
     seq = int(np.flatnonzero(log_rows(run, "input")["kind"] == FILL)[0])
