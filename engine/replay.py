@@ -122,10 +122,10 @@ def _session(
 
 
 def _fused_cores(config: Config) -> tuple[int | None, int | None]:
-    """Cores of the line's thread and of the journal's, None for any; raises ConfigError for one that is not ours."""
+    """Cores of a fused line's thread and of the journal's, None for any; raises ConfigError for one that is not ours."""
+    check_cores(config.runtime.cores, os.sched_getaffinity(0))
     if config.runtime.placement != "fused":
         return None, None
-    check_cores(config.runtime.cores, os.sched_getaffinity(0))
     line, journal, *_ = (*config.runtime.cores, None, None)
     return line, journal
 

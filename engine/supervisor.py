@@ -61,8 +61,9 @@ class Crew:
         self._config, self._instruments, self._base, self._epoch = config, built.instruments, base, epoch
         self._run = as_word(run_name)
         self.roles = WORKERS[placement]
-        cores = len(os.sched_getaffinity(0))
-        self.strategy = YIELD if len(self.roles) < cores else PARK
+        ours = os.sched_getaffinity(0)  # before we pin ourselves
+        check_cores(config.runtime.cores, ours)
+        self.strategy = YIELD if len(self.roles) < len(ours) else PARK
         self.workers: dict[str, BaseProcess] = {}
         self.rings: dict[str, Ring] = {}
         self.troubles: dict[str, int] = {}
@@ -116,13 +117,10 @@ class Crew:
         return cores[place % len(cores)] if cores else None
 
     def _assignment(self, name: str, stage: int, place: int) -> Assignment:
-        core = self._core(place + 1)
-        if core is not None:
-            check_cores([core], set(range(os.cpu_count() or 1)))
         return Assignment(
             name, stage, place, {k: ring.name for k, ring in self.rings.items()}, str(self._folder),
-            msgspec.json.encode(list(self._instruments)), str(self._base.resolve()), self._epoch, core, self.strategy,
-            compiled.CODE_HASH,
+            msgspec.json.encode(list(self._instruments)), str(self._base.resolve()), self._epoch, self._core(place + 1),
+            self.strategy, compiled.CODE_HASH,
         )  # fmt: skip
 
     def _await_all(self) -> None:

@@ -27,9 +27,11 @@ from engine.loops import DECIDING, DONE, FAULT, FEATURES, SLICE_OVER, WHOLE
 from engine.ring_loops import BY_NEXT, STOP, Edge, Rows, run_ingest
 from engine.session import BUGS, SLICE_NS, broken, strategy_fault
 from engine.worker_loop import HANDLED, STATE_CELLS, STOPPED, UNSETTLED, run_worker
+from handlers.signals.errors import StrategyError
 from transport import compiled
 from transport.atomics import store_cell
 from transport.clock import cycles_now, cycles_per_ns
+from transport.errors import TransportError
 from transport.instruments import Instrument
 from transport.ring import PRODUCER, Ring
 from transport.wait import PARK
@@ -182,7 +184,8 @@ def work(a: Assignment) -> None:
     except Exception as error:
         status = FAILED
         if not _orphaned():  # else nobody reads it, and another worker may have removed the folder
-            text = f"{type(error).__name__}: {error}\n\n{traceback.format_exc()}"
+            told = isinstance(error, EngineError | StrategyError | TransportError)  # a user can act on it
+            text = str(error) if told else f"{type(error).__name__}: {error}\n\n{traceback.format_exc()}"
             (Path(a.folder) / FAULT_FILE.format(a.name)).write_text(text)
     if _orphaned():
         shutil.rmtree(a.folder, ignore_errors=True)  # its owner cannot any more; whoever of us is last leaves nothing

@@ -11,7 +11,7 @@ import pytest
 from engine.config import Config, RuntimeConfig
 from engine.replay import replay
 
-from tests.runs import config_file, tickline
+from tests.runs import config_file, tickline, tickline_apart
 
 OURS = sorted(os.sched_getaffinity(0))
 
@@ -49,4 +49,15 @@ def test_a_core_that_is_not_ours_is_refused(placement: str, cores: str, tmp_path
     said = tickline("replay", "synthetic:2000", "--config", config, "--placement", placement, "--out", tmp_path / "run")
     assert said.code == 2, said
     assert "runtime.cores: core 4095 is not ours; there are " in said.err
-    assert placement == "split" or not (tmp_path / "run").exists()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("placement", ["fused", "staged"])
+def test_a_core_of_the_machine_that_is_not_ours_is_refused_too(placement: str, tmp_path: Path) -> None:
+    if len(OURS) < 2:
+        pytest.skip("needs two cores")
+    config = config_file(tmp_path, f"[runtime]\ncores = [{OURS[1]}]\n")
+    options = ("--config", config, "--placement", placement, "--out", tmp_path / "run")
+    said = tickline_apart("replay", "synthetic:2000", *options, prepare=lambda: os.sched_setaffinity(0, {OURS[0]}))
+    assert said.code == 2, said
+    assert said.err == f"tickline: runtime.cores: core {OURS[1]} is not ours; there are {OURS[0]}\n"
