@@ -8,13 +8,13 @@ SETUP := .venv/.installed
 # What runs kernels a second time with every index checked: the loops of every placement and of verify among them.
 BOUNDS_TESTS := tests/unit tests/property tests/concurrency tests/golden/test_line_oracle.py tests/sim/test_long_rows.py \
   tests/golden/test_verify.py::test_a_run_is_proved tests/sim/test_placements.py::test_same_logs_of_two_feeds_in_small_windows
+PARTS_TESTS := tests/tidy tests/unit
 BENCHES := $(patsubst perf/%.py,perf.%,$(wildcard perf/bench_*.py)) perf.run_line perf.pipeline_tick_to_order
 
 # Runs $(2) as the step named $(1) and says how long it took.
 step = @echo "== $(1)"; began=$$(date +%s); $(2); echo "== $(1): $$(($$(date +%s) - began)) s"
 
-.NOTPARALLEL:
-.PHONY: help setup demo test lint unit bounds bench peers regression long lock clean
+.PHONY: help setup demo test lint unit line parts bounds bench peers regression long lock clean
 help:
 	@echo "make demo | test | lint | bench | peers | regression | long | lock | clean"
 
@@ -30,8 +30,11 @@ comma := ,
 demo: $(SETUP)
 	@$(BIN)/tickline demo
 
-# Fails at the first step that does.
-test: lint unit bounds bench
+# Fails at the first step that does. The two long ones run side by side, since most tests keep one core busy; each is printed when it ends.
+test: lint
+	@echo "== tests, twice, side by side: some ten minutes without a word"
+	@$(MAKE) --no-print-directory -j2 --output-sync=target line parts
+	@$(MAKE) --no-print-directory bench
 
 lint: $(SETUP)
 	$(call step,ruff,$(BIN)/ruff check .)
@@ -40,6 +43,12 @@ lint: $(SETUP)
 
 unit: $(SETUP)
 	$(call step,tests,$(BIN)/python -m pytest -q)
+
+# The halves of `test`: whole lines and what they are proved by; with checked indices, then everything small.
+line: $(SETUP)
+	$(call step,tests of the line,$(BIN)/python -m pytest -q $(PARTS_TESTS:%=--ignore=%))
+parts: bounds
+	$(call step,tests of its parts,$(BIN)/python -m pytest -q $(PARTS_TESTS))
 
 bounds: $(SETUP)
 	$(call step,tests with checked indices,NUMBA_BOUNDSCHECK=1 $(BIN)/python -m pytest -q $(BOUNDS_TESTS))
