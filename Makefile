@@ -8,7 +8,8 @@ SETUP := .venv/.installed
 # What runs kernels a second time with every index checked: the loops of every placement and of verify among them.
 BOUNDS_TESTS := tests/unit tests/property tests/concurrency tests/golden/test_line_oracle.py tests/sim/test_long_rows.py \
   tests/golden/test_verify.py::test_a_run_is_proved tests/sim/test_placements.py::test_same_logs_of_two_feeds_in_small_windows
-PARTS_TESTS := tests/tidy tests/unit
+# What runs beside the tests of whole lines, chosen so that both take as long.
+PARTS_TESTS := tests/tidy tests/unit tests/property tests/golden/test_determinism.py
 BENCHES := $(patsubst perf/%.py,perf.%,$(wildcard perf/bench_*.py)) perf.run_line perf.pipeline_tick_to_order
 
 # Runs $(2) as the step named $(1) and says how long it took.
@@ -44,7 +45,7 @@ lint: $(SETUP)
 unit: $(SETUP)
 	$(call step,tests,$(BIN)/python -m pytest -q)
 
-# The halves of `test`: whole lines and what they are proved by; with checked indices, then everything small.
+# The halves of `test`: whole lines and how they are proved; with checked indices, then the parts.
 line: $(SETUP)
 	$(call step,tests of the line,$(BIN)/python -m pytest -q $(PARTS_TESTS:%=--ignore=%))
 parts: bounds
