@@ -213,7 +213,7 @@ def run_logged(owned, rows, first, last):
     return i, SLICE_OVER
 
 
-@kernel(inline=True)
+@kernel(merged=True)
 def run_on(line, source, when, before_ns):
     """Sequence and handle the candidate that `peek` found, and a feed's next rows as long as nothing else can come between.
 

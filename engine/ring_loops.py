@@ -177,7 +177,7 @@ def show_horizon(cursors, seq, taken, when):
     store_release(cursors, TURN, turn + 2)  # pairs with the loads of TURN in `horizon`
 
 
-@kernel(inline=True)
+@kernel(merged=True)
 def sequence(line, inputs, safe):
     """Admit and publish candidates before `safe`, at most LOOK_EVERY; returns (why it stopped, what is `safe` after them)."""
     s = line.sequencer
@@ -219,7 +219,7 @@ def sequence(line, inputs, safe):
     return why, safe
 
 
-@kernel(inline=True)
+@kernel(merged=True)
 def consult(line, inputs, back):
     """Look what the exchange has come to, and show it the next candidate; returns (what to do, what is `safe` now)."""
     s, reports = line.sequencer, line.paper.reports

@@ -108,7 +108,7 @@ def rows_above(edge, number, seq, into):
     return n
 
 
-@kernel(inline=True)
+@kernel(merged=True)
 def step_stage(line, stage, above, r, timed):
     """One stage on one stamped input: what `step_line` does for it, over a fold of the books of its own. Negative is a fault.
 
@@ -195,7 +195,7 @@ def settle(line, inputs, me, back, state):
     release(inputs.cursors, me, state[HANDLED] + 1 - tail(inputs.cursors, me))
 
 
-@kernel(inline=True)
+@kernel(merged=True)
 def handle_input(line, stage, above, back, r, state):
     """Handle input `r`; 0, or a negative fault."""
     control, trades = line.control[0], stage >= ORDERS
@@ -219,7 +219,7 @@ def handle_input(line, stage, above, back, r, state):
     return 0
 
 
-@kernel(inline=True)
+@kernel(merged=True)
 def handle_inputs(line, stage, inputs, me, above, back, state):
     """Handle what is there, at most BATCH; returns how many inputs, or things at the exchange, or a negative fault."""
     cursors, slots = inputs.cursors, inputs.slots

@@ -146,15 +146,18 @@ def array_t(dtype: Any) -> types.Array:
     return types.Array(nb.from_dtype(dtype), 1, "C", aligned=True)
 
 
-def kernel(signature: Any = None, *, inline: bool = False) -> Any:
+def kernel(signature: Any = None, *, inline: bool = False, merged: bool = False) -> Any:
     """Decorator of every compiled function: cached on disk, free of the GIL, IEEE arithmetic, no fastmath.
 
     With `signature` it is compiled where it is defined (a cache hit takes milliseconds); without, at first use by its callers.
-    `inline` asks LLVM to inline it into its callers.
+    `inline` asks LLVM to inline it into its callers. `merged` copies it into its caller before that is compiled: for a large one with
+    a single caller, which LLVM would else optimise twice, once by itself for nobody.
     """
     options: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": False}
     if inline:
         options["forceinline"] = True
+    if merged:
+        options["inline"] = "always"
     return nb.njit(**options) if signature is None else nb.njit(signature, **options)
 
 
