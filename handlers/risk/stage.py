@@ -19,7 +19,7 @@ import numpy as np
 from handlers.domain import order as life
 from handlers.domain import reasons
 from handlers.domain.memory import zero_slot
-from handlers.domain.position import POSITION_STATE, apply_fill
+from handlers.domain.position import POSITION_STATE, apply_fill_row
 from handlers.domain.rows import stamp
 from handlers.risk.checks import EXPOSURE, RISK_STATE, TOKEN, check_amend, check_order, move_exposure
 from transport.compiled import kernel
@@ -105,7 +105,7 @@ def fold_report(state, r):
     account = account_of(state, r.strategy_id, r.instrument_id)
     if r.kind == FILL and account >= 0:
         i = np.int64(r.instrument_id)
-        apply_fill(state.positions[account], r.side, r.qty_lots, abs(r.cash), r.fee)
+        apply_fill_row(state.positions[account], r)
         move_exposure(state.line[0], state.limits[i], state.exposures[i], r.qty_lots if r.side == BUY else -r.qty_lots, 0, 0)
 
 
