@@ -74,7 +74,7 @@ def replay(
     facts, config_id, instruments_id = begin_run(
         folder, config, origins, instruments, described, sources, base, by_reference
     )
-    tally = Tally(instruments, facts.strategies, config.account.money_decimals)
+    tally = Tally(instruments, [s.name for s in config.strategy], config.account.money_decimals)
     tapes = [f.tape.slots for f in feeds if f.tape is not None] if by_reference else None
     names = [i.name for i in instruments]
     journal = RunJournal(folder, facts.run_id, names, tapes, facts.epoch, config.journal.durability, tally, fused_cores[1])
@@ -228,4 +228,4 @@ def _finish(folder: Path, config: Config, summary: dict[str, Any], tally: Tally,
     series = tally.series(config.account.cash)
     _, series["latency"] = latency_table(built.line.histograms, cycles_per_ns())
     write_report(folder / "report.html", summary, series)
-    write_json(folder / "summary.json", summary)
+    write_json(folder / "summary.json", summary, config.journal.durability == "fsync")
