@@ -16,7 +16,7 @@ from engine.observe.histogram import COUNTS, percentiles, upper_bounds
 from handlers.domain import reasons
 from transport.instruments import Instrument, plain
 from transport.records import (
-    AFTER_FILL, AT_END, BUY, COMMAND, FILL, MARKED, NAME_OF, ORDER, POSITION, REJECT, SET_POSITION, SYNTHETIC, TRADE,
+    AFTER_FILL, AT_END, BUY, COMMAND, FILL, GAP, MARKED, NAME_OF, ORDER, POSITION, REJECT, SET_POSITION, SYNTHETIC, TRADE,
 )  # fmt: skip
 
 TRADES_A_PIECE = 64  # points of the price series taken from each piece of the input log
@@ -173,6 +173,7 @@ class Tally:
             "fills": self.kinds[FILL],
             "rejects": {reasons.NAME[r]: n for r, n in sorted(self.rejects.items())},
             "synthetic": self.synthetic,
+            "gaps": self.kinds[GAP],
         }
 
     def series(self, cash: Decimal) -> dict[str, Any]:
