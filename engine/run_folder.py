@@ -124,18 +124,27 @@ def _cpu_model() -> str:
 
 def new_folder(out: Path | None) -> Path:
     """An empty folder for a run; `runs/<n>` when none is named. Raises RunError for one that holds something already."""
-    if out is None:
-        number = 1
-        while Path("runs", f"{number:04d}").exists():
-            number += 1
-        out = Path("runs", f"{number:04d}")
-    if out.exists() and any(out.iterdir()):
+    if out is not None and out.exists() and any(out.iterdir()):
         raise RunError(f"{out} is not empty; name another folder, or remove it")
     try:
+        if out is None:
+            return _next_folder()
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"{out} cannot be made: {error.strerror}") from error
+        raise RunError(f"{error.filename} cannot be made: {error.strerror}") from error
     return out
+
+
+def _next_folder() -> Path:
+    """The first of `runs/0001`, … that is not there, made; of two processes that ask at once each gets one of its own."""
+    number = 1
+    while True:
+        folder = Path("runs", f"{number:04d}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            number += 1
 
 
 def begin_run(
