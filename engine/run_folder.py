@@ -42,7 +42,7 @@ class RunFacts(msgspec.Struct):
     """run.json."""
 
     run_id: str
-    epoch: Annotated[int, msgspec.Meta(ge=1, le=2**16 - 1)]
+    epoch: Annotated[int, msgspec.Meta(ge=1, le=2**15 - 1)]  # so that an order id is above zero
     base: str  # folder that strategies' paths start from
     feeds: list[dict[str, str | int]]
     instruments: list[Instrument]

@@ -29,10 +29,9 @@ from transport.records import (
     SET_POSITION, SET_STATE, SIGNAL, TARGET, VERDICT,
 )  # fmt: skip
 
-ACCOUNTS_MAX = 4096  # strategies times instruments of a line
-OUT_ROWS = ACCOUNTS_MAX + 600  # of one input: a verdict, a cancel, a flattening order an account, a row an intent
-NO_STRATEGY = 0  # strategy id of orders RISK makes on its own account; strategies count from 1
 LEG_BITS, SEQ_BITS = 12, 36  # client order id: epoch | seq | leg
+OUT_ROWS = 1 << LEG_BITS  # of one input: a verdict, a cancel, a flattening order an account, a row an intent
+ACCOUNTS_MAX = OUT_ROWS - 600  # strategies times instruments of a line
 OPEN_LOTS = np.dtype([("buy", "i8"), ("sell", "i8")])  # of an account: made, and neither filled nor withdrawn
 
 
