@@ -170,7 +170,7 @@ def position_row(state, account, cause, why, price, twice, out, n):
     row.realised = p.realised
     row.fee = p.fees
     row.cost = p.cost
-    if twice > 0:
+    if twice != 0:
         terms = state.terms[account % instruments]
         row.unrealised = unrealised(p, twice, terms.num, 2 * terms.den)
     return n + 1
@@ -205,7 +205,7 @@ def mark_all(state, markets, cause, why, out, n):
         if p.fills > 0 or p.lots != 0:
             twice = mid_twice(markets[account % len(state.terms)])
             n = position_row(state, account, cause, why, twice // 2, twice, out, n)
-            if why == AT_END and p.lots != 0 and twice > 0:
+            if why == AT_END and p.lots != 0 and twice != 0:
                 instrument = account % len(state.terms)
                 out[n - 1].if_flattened = if_flattened(p, markets[instrument], state.terms[instrument], twice)
     return n
