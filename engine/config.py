@@ -43,7 +43,7 @@ class LineConfig(Section, frozen=True):
     """`[line]`: the run itself."""
 
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 1  # any constant: it is in the log, and a run repeats with it
-    line_id: Annotated[int, Meta(ge=0, le=65535)] = 1  # 16 bits of an order id; the account's first line
+    line_id: Annotated[int, Meta(ge=0, le=65535)] = 1  # told by START; the account's first line
     timer_interval_ms: Millis = 1000  # a stale feed is noticed within 1 s; 0 = no timer
     timer_origin_ns: Annotated[int, Meta(ge=0, le=2**62)] = 0  # timers are due at origin + k * interval; 0 = the first record's time
     top: Literal["book", "quote"] = "book"  # every recorded venue publishes a book, few a quote beside it

@@ -207,22 +207,16 @@ class RunJournal:
 
     def _work(self) -> None:
         try:
-            self._take_all()
+            if self._core is not None:
+                os.sched_setaffinity(0, {self._core})
+            while (batch := self._queue.get()) is not None:
+                self._take(batch)
+        except BaseException as error:
+            self._error = error
+            while self._queue.get() is not None:  # whoever waits for room is told by `put`, at the end by `close`
+                pass
         finally:
             self._end.come()
-
-    def _take_all(self) -> None:
-        if self._core is not None:
-            os.sched_setaffinity(0, {self._core})
-        while True:
-            batch = self._queue.get()
-            if batch is None:
-                return
-            if self._error is None:
-                try:
-                    self._take(batch)
-                except BaseException as error:
-                    self._error = error
 
     def _take(self, batch: Batch) -> None:
         if self._tapes is not None:

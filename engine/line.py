@@ -21,7 +21,7 @@ from handlers.domain.queue import NEVER, push_first
 from handlers.domain.schema import features_of
 from handlers.domain.terms import new_terms
 from handlers.features import stage as features
-from handlers.ingest.sequencer import Sequencer, new_sequencer
+from handlers.ingest.sequencer import new_sequencer
 from handlers.orders import stage as orders
 from handlers.orders.brokers.paper import new_paper
 from handlers.risk import stage as risk
@@ -294,8 +294,3 @@ def troubles(line: Line) -> dict[str, int]:
         "REPORTS_INVALID": orders["invalid"], "FILLS_LATE": orders["late"], "REPEATED": orders["duplicate"],
     }  # fmt: skip
     return {name: int(n) for name, n in found.items() if n}
-
-
-def sequencer_of(built: Built) -> Sequencer:
-    """The line's way in."""
-    return built.line.sequencer

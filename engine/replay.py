@@ -74,7 +74,7 @@ def replay(
     facts, config_id, instruments_id = begin_run(
         folder, config, origins, instruments, described, sources, base, by_reference
     )
-    tally = Tally(instruments, facts.strategies, config.account.money_decimals)
+    tally = Tally(instruments, [s.name for s in config.strategy], config.account.money_decimals)
     tapes = [f.tape.slots for f in feeds if f.tape is not None] if by_reference else None
     names = [i.name for i in instruments]
     journal = RunJournal(folder, facts.run_id, names, tapes, facts.epoch, config.journal.durability, tally, fused_cores[1])
@@ -97,7 +97,7 @@ def replay(
             journal.abandon()
             raise
     took["seconds_with_journal"] = time.perf_counter() - began - session.starting_s
-    summary = _summary(config, origins, tally, built, feeds, hashes, took, title)
+    summary = _summary(config, origins, tally, built, feeds, hashes, took, sources, title)
     summary["troubles"] = session.troubles()
     if config.account.at_end == "flatten":
         summary["troubles"] |= tally.not_flattened()
@@ -196,6 +196,7 @@ def _summary(
     feeds: Sequence[OpenFeed],
     hashes: dict[str, str],
     took: Mapping[str, float],
+    sources: Mapping[str, str],
     title: str,
 ) -> dict[str, Any]:
     counts = tally.counts()
@@ -204,7 +205,7 @@ def _summary(
         for reason, n in feed.counted().items():
             refused[reason] = refused.get(reason, 0) + n
     latency, _ = latency_table(built.line.histograms, cycles_per_ns())
-    made = environment({})
+    made = environment(sources)
     return {
         "title": title or " + ".join(f.spec for f in feeds),
         **counts,
@@ -212,7 +213,6 @@ def _summary(
         "events_per_second": round(counts["inputs"] / took["seconds"]) if took["seconds"] else 0,
         "ingest": {reasons.NAME[r]: n for r, n in sorted(refused.items())},
         "first_offenders": {f.spec: f.offenders() for f in feeds if f.offenders()},
-        "gaps": counts["events"].get("Gap", 0),
         **tally.money_told(config.account, built.terms),
         "latency": latency,
         "latency_sampled_every": config.line.latency_sample,
@@ -228,4 +228,4 @@ def _finish(folder: Path, config: Config, summary: dict[str, Any], tally: Tally,
     series = tally.series(config.account.cash)
     _, series["latency"] = latency_table(built.line.histograms, cycles_per_ns())
     write_report(folder / "report.html", summary, series)
-    write_json(folder / "summary.json", summary)
+    write_json(folder / "summary.json", summary, config.journal.durability == "fsync")

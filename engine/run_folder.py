@@ -25,7 +25,7 @@ from engine.config import Config, deciding, dump, resolve
 from engine.errors import EngineError
 from engine.journaling import INPUT_LOG
 from transport import blobs, compiled
-from transport.disk import write_whole
+from transport.disk import sync_folder, write_whole
 from transport.instruments import Instrument
 from transport.journal import LogReader
 from transport.tape import Tape
@@ -42,11 +42,10 @@ class RunFacts(msgspec.Struct):
     """run.json."""
 
     run_id: str
-    epoch: Annotated[int, msgspec.Meta(ge=1, le=2**16 - 1)]
+    epoch: Annotated[int, msgspec.Meta(ge=1, le=2**15 - 1)]  # so that an order id is above zero
     base: str  # folder that strategies' paths start from
     feeds: list[dict[str, str | int]]
     instruments: list[Instrument]
-    strategies: list[str]
     config_sha: Sha256
     instruments_sha: Sha256
     by_reference: bool
@@ -125,18 +124,27 @@ def _cpu_model() -> str:
 
 def new_folder(out: Path | None) -> Path:
     """An empty folder for a run; `runs/<n>` when none is named. Raises RunError for one that holds something already."""
-    if out is None:
-        number = 1
-        while Path("runs", f"{number:04d}").exists():
-            number += 1
-        out = Path("runs", f"{number:04d}")
-    if out.exists() and any(out.iterdir()):
+    if out is not None and out.exists() and any(out.iterdir()):
         raise RunError(f"{out} is not empty; name another folder, or remove it")
     try:
+        if out is None:
+            return _next_folder()
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"{out} cannot be made: {error.strerror}") from error
+        raise RunError(f"{error.filename} cannot be made: {error.strerror}") from error
     return out
+
+
+def _next_folder() -> Path:
+    """The first of `runs/0001`, … that is not there, made; of two processes that ask at once each gets one of its own."""
+    number = 1
+    while True:
+        folder = Path("runs", f"{number:04d}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            number += 1
 
 
 def begin_run(
@@ -149,7 +157,10 @@ def begin_run(
     base: Path,
     by_reference: bool,
 ) -> tuple[RunFacts, int, int]:
-    """Write what a run is before it starts; returns its facts and the short ids of configuration and instruments."""
+    """Write what a run is before it starts; returns its facts and the short ids of configuration and instruments.
+
+    With durability "fsync" it is on the disk when this returns: a log that survived a power loss could not be read without it.
+    """
     config_sha, config_id = blobs.put(folder / "blobs", dump(deciding(config)).encode())
     instruments_sha, instruments_id = blobs.put(folder / "blobs", msgspec.json.encode(list(instruments)))
     facts = RunFacts(
@@ -158,20 +169,22 @@ def begin_run(
         base=str(base.resolve()),
         feeds=list(feeds),
         instruments=list(instruments),
-        strategies=[s.name for s in config.strategy],
         config_sha=config_sha,
         instruments_sha=instruments_sha,
         by_reference=by_reference,
     )
-    write_json(folder / "run.json", facts)
-    write_json(folder / "environment.json", environment(strategy_sources))
-    write_whole(folder / "config.toml", [dump(config, origins).encode()], durable=False)
+    durable = config.journal.durability == "fsync"
+    write_json(folder / "run.json", facts, durable)
+    write_json(folder / "environment.json", environment(strategy_sources), durable)
+    write_whole(folder / "config.toml", [dump(config, origins).encode()], durable=durable)
+    if durable:
+        sync_folder(folder.parent)
     return facts, config_id, instruments_id
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON, appearing whole or not at all; raises StorageError."""
-    write_whole(path, [msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"], durable=False)
+def write_json(path: Path, value: Any, durable: bool) -> None:
+    """Write indented JSON, appearing whole or not at all, `durable` synced; raises StorageError."""
+    write_whole(path, [msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"], durable=durable)
 
 
 def open_run(folder: Path) -> Run:

@@ -16,7 +16,7 @@ from engine.observe.histogram import COUNTS, percentiles, upper_bounds
 from handlers.domain import reasons
 from transport.instruments import Instrument, plain
 from transport.records import (
-    AFTER_FILL, AT_END, BUY, COMMAND, FILL, MARKED, NAME_OF, ORDER, POSITION, REJECT, SET_POSITION, SYNTHETIC, TRADE,
+    AFTER_FILL, AT_END, BUY, COMMAND, FILL, GAP, MARKED, NAME_OF, ORDER, POSITION, REJECT, SET_POSITION, SYNTHETIC, TRADE,
 )  # fmt: skip
 
 TRADES_A_PIECE = 64  # points of the price series taken from each piece of the input log
@@ -48,8 +48,11 @@ class Tally:
         self.prices: dict[int, list[tuple[Any, Any]]] = {}
         self.fills: dict[int, list[tuple[int, int, int, int]]] = {}
         self.positions: dict[int, list[tuple[int, int]]] = {}
-        self.marks: dict[int, dict[tuple[int, int], int]] = {}  # time -> account -> net money units
+        self.nets: dict[tuple[int, int], int] = {}  # net money units of each account at its last mark
+        self.worth = 0  # their sum
+        self.marks: dict[int, int] = {}  # time -> what it was
         self.held: dict[tuple[int, int], int] = {}
+        self.totals: Counter[int] = Counter()  # lots held of each instrument
         self.last: dict[tuple[int, int], dict[str, int]] = {}
         self.executions: Counter[tuple[int, int]] = Counter()
 
@@ -98,13 +101,17 @@ class Tally:
             self.executions[account] += 1
             self._hold(account, when, money["qty_lots"])
         if action in (MARKED, AT_END):
-            self.marks.setdefault(when, {})[account] = money["realised"] + money["unrealised"] - money["fee"]
+            net = money["realised"] + money["unrealised"] - money["fee"]
+            self.worth += net - self.nets.get(account, 0)
+            self.nets[account] = net
+            self.marks[when] = self.worth
 
     def _hold(self, account: tuple[int, int], when: int, lots: int) -> None:
         """An account holds `lots` from `when` on: a point of its instrument's position over all strategies."""
+        instrument = account[1]
+        self.totals[instrument] += lots - self.held.get(account, 0)
         self.held[account] = lots
-        total = sum(n for (_, i), n in self.held.items() if i == account[1])
-        self.positions.setdefault(account[1], []).append((when, total))
+        self.positions.setdefault(instrument, []).append((when, self.totals[instrument]))
 
     def not_flattened(self) -> dict[str, int]:
         """Of a run that was to end flat: how many accounts still hold something, as a trouble; {} when none does."""
@@ -117,13 +124,8 @@ class Tally:
 
     def equity(self, cash: Decimal) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """(ts_ns, equity) at every mark, in whole currency, for drawing."""
-        known: dict[tuple[int, int], int] = {}
-        times, values = [], []
-        for when in sorted(self.marks):
-            known.update(self.marks[when])
-            times.append(when)
-            values.append(float(cash) + sum(known.values()) / 10**self.decimals)
-        return np.array(times, np.int64), np.array(values, np.float64)
+        values = [float(cash) + worth / 10**self.decimals for worth in self.marks.values()]
+        return np.array(list(self.marks), np.int64), np.array(values, np.float64)
 
     def accounts(self, terms: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
         """One entry per account that traded or holds something."""
@@ -173,6 +175,7 @@ class Tally:
             "fills": self.kinds[FILL],
             "rejects": {reasons.NAME[r]: n for r, n in sorted(self.rejects.items())},
             "synthetic": self.synthetic,
+            "gaps": self.kinds[GAP],
         }
 
     def series(self, cash: Decimal) -> dict[str, Any]:

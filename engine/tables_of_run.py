@@ -26,7 +26,6 @@ from transport.instruments import Instrument
 from transport.records import ASK, BID, BOOK_DELTA, EVENT_END
 
 CHUNK_ROWS = 1 << 16
-FROM_INPUT = ("trades", "quotes", "tops", "fills")
 FROM_LOG = {"signals": "signals", "orders": "orders", "positions": "orders", "pnl": "orders"}
 RE_EXECUTED = ("bars", "features")
 FROM_FEEDS = ("trades", "quotes", "tops", *RE_EXECUTED)

@@ -63,7 +63,7 @@ def verify(folder: Path, progress: Say = silent, placement: str = "fused") -> Ve
     found.evidence += evidence.faults
     found.notes += evidence.notes
     progress("comparing the program", 0)
-    config, strategies = _check_program(run, found)
+    config, strategies = _check_program(run, evidence, found)
     if config is None or evidence.instruments is None:
         found.notes.append("nothing was re-executed: that needs the configuration and the instrument table")
         return found
@@ -76,7 +76,7 @@ def verify(folder: Path, progress: Say = silent, placement: str = "fused") -> Ve
     return found
 
 
-def _check_program(run: Run, found: Verdicts) -> tuple[Config | None, dict[str, str]]:
+def _check_program(run: Run, evidence: Evidence, found: Verdicts) -> tuple[Config | None, dict[str, str]]:
     """Compare what would run now with what ran; returns the configuration to re-execute with, and the strategies' files."""
     try:
         config = run.config()
@@ -92,6 +92,9 @@ def _check_program(run: Run, found: Verdicts) -> tuple[Config | None, dict[str, 
         return config, {}
     if then.code_hash != compiled.digest_of({**then.sources, **then.strategies}):
         found.evidence.append("environment.json: its code_hash is not that of the sources it lists")
+    stated = run.summary().get("code_hash") if evidence.stated else then.code_hash
+    if stated != then.code_hash:
+        found.evidence.append(f"summary.json: code_hash {stated}, environment.json has {then.code_hash}")
     _compare("source", then.sources, now["sources"], found.program)
     for key, was in then.toolchain.items():
         value = now["toolchain"].get(key)
@@ -252,13 +255,18 @@ def _re_execute(
 
 def _check_told(run: Run, config: Config, built: Built, market: MarketHash, tally: Tally, found: Verdicts) -> None:
     """What summary.json tells of the market and of the money is what the re-execution came to."""
-    told, made = _flat(run.summary()), _flat(tally.counts() | tally.money_told(config.account, built.terms))
-    told["market_hash"], made["market_hash"] = told.get("hashes.market_hash", "absent"), market.digest()
-    found.evidence += [f"summary.json: {k} {told.get(k, 'absent')}, the log's is {v}" for k, v in made.items() if told.get(k) != v]
+    summary, parts = run.summary(), tally.counts() | tally.money_told(config.account, built.terms)
+    told, made = _flat({name: summary.get(name) for name in parts}), _flat(parts)
+    told["market_hash"], made["market_hash"] = run.hashes().get("market_hash", "absent"), market.digest()
+    for key in (*made, *sorted(told.keys() - made.keys())):
+        if told.get(key) != made.get(key):
+            found.evidence.append(f"summary.json: {key} {told.get(key, 'absent')}, the log's is {made.get(key, 'absent')}")
 
 
 def _check_start(run: Run, start: Any, found: Verdicts) -> None:
-    """The log's first record names the blobs that run.json does."""
+    """The log's first record is of the epoch and names the blobs that run.json does."""
+    if start["epoch"] != run.facts.epoch:
+        found.evidence.append(f"run.json: epoch {run.facts.epoch}, the log begins with {start['epoch']}")
     for name, sha in (("config_id", run.facts.config_sha), ("instruments_id", run.facts.instruments_sha)):
         if start[name] != blobs.short_id(sha):
             found.evidence.append(f"run.json: {name} {blobs.short_id(sha)} of {sha}, the log begins with {start[name]}")

@@ -56,8 +56,3 @@ def measure_cycles_per_ns(settle_ns: int = SETTLE_NS) -> float:
 def cycles_per_ns() -> float:
     """As `measure_cycles_per_ns`, measured once in a process: the counter's rate is constant."""
     return measure_cycles_per_ns()
-
-
-def cycles_to_ns(ticks: int) -> int:
-    """Nanoseconds of `ticks` cycles, rounded down."""
-    return int(ticks / cycles_per_ns())

@@ -111,7 +111,6 @@ REC_T = nb.from_dtype(REC)
 ROWS_T = types.Array(REC_T, 1, "C", aligned=True)  # a caller passes C-contiguous arrays of slots
 STEP = types.int64(types.voidptr, types.voidptr, types.voidptr, types.voidptr)  # state, params, record, out
 I64, U64, F64 = types.int64, types.uint64, types.float64
-VOIDPTR = types.voidptr
 
 
 @contextmanager

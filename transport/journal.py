@@ -107,6 +107,8 @@ class LogWriter:
         self._broken = False
         self.closed = False
         make_folder(self.path)
+        if self.durable:
+            sync_folder(self.path.parent)
         if at is not None:
             self._go_on(at)
         elif segment_files(self.path):

@@ -19,6 +19,8 @@ they are published and journaled together. `parts` 0 or 1 is a row of one slot. 
 from __future__ import annotations
 
 import hashlib
+from functools import reduce
+from operator import or_
 from typing import Annotated, Any, get_type_hints
 
 import msgspec
@@ -451,10 +453,7 @@ for _record in KINDS:
     KIND_OF[_tag] = _record
     NAME_OF[_tag] = _record.__name__
 
-_decoder = msgspec.msgpack.Decoder(
-    Trade | Quote | BookDelta | BookSnapshot | Bar | InstrumentRow | Status | Gap | Timer | Command | Start | Mark | Feature
-    | Forecast | Signal | Intent | Order | Cancel | Amend | Ack | Reject | Fill | Position | Verdict | Checkpoint
-)  # fmt: skip
+_decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(reduce(or_, KINDS))
 _encoder = msgspec.msgpack.Encoder()
 
 

@@ -338,16 +338,6 @@ def mul_div(a, b, c):
     return signed(negative, quotient)
 
 
-@kernel
-def mul_div_floor(a, b, c):
-    """a*b/c of int64 through a 128-bit product, rounded down; asserts c != 0 and a result within int64."""
-    negative, quotient, rest, _ = ratio_parts(np.int64(a), np.int64(b), np.int64(c))
-    if negative and rest > _ZERO:
-        assert quotient < _TOP, "mul_div overflows"
-        quotient += _ONE
-    return signed(negative, quotient)
-
-
 @kernel(inline=True)
 def add_checked(a, b):
     """a + b of int64; asserts that it fits."""
@@ -380,9 +370,3 @@ def splitmix64(x):
 def draw(seed, seq, salt):
     """A uniform uint64 that depends on nothing but (run seed, seq, salt); `salt` tells apart several draws at one `seq`."""
     return splitmix64(splitmix64(splitmix64(np.uint64(seed)) ^ np.uint64(seq)) ^ np.uint64(salt))
-
-
-@kernel
-def draw_below(seed, seq, salt, bound):
-    """A draw as int64 in 0..bound-1, 0 < bound; the bias is below bound / 2**64."""
-    return np.int64(high_product(draw(seed, seq, salt), np.uint64(bound)))

@@ -51,7 +51,7 @@ def fee_of(money, rate_num, rate_den):
 
 @kernel
 def close_lots(pos, qty_lots, money):
-    """Close `qty_lots` (0 < qty_lots <= |pos.lots|) for the positive notional `money`; realises the difference to their cost."""
+    """Close `qty_lots` (0 < qty_lots <= |pos.lots|) for the notional `money`; realises the difference to their cost."""
     released = mul_div(pos.cost, qty_lots, abs(pos.lots))
     brought = money if pos.lots > 0 else -money
     pos.realised = add_checked(pos.realised, add_checked(brought, -released))
@@ -61,8 +61,9 @@ def close_lots(pos, qty_lots, money):
 
 @kernel
 def apply_fill(pos, side, qty_lots, money, fee):
-    """Fold one fill of our order into `pos`: `side` BUY or SELL, qty_lots > 0, money > 0 (its notional), fee signed.
+    """Fold one fill of our order into `pos`: `side` BUY or SELL, qty_lots > 0, money its notional, fee signed.
 
+    The notional has the sign of the price: below zero, as a spread may trade, a seller pays and a buyer is paid.
     A fill through zero closes first and opens with the rest, its money split by lots; the split too loses no unit.
     """
     assert side == BUY or side == SELL, "a fill is bought or sold"
@@ -82,6 +83,12 @@ def apply_fill(pos, side, qty_lots, money, fee):
     else:
         pos.sold_lots = add_checked(pos.sold_lots, qty_lots)
     pos.fills += 1
+
+
+@kernel
+def apply_fill_row(pos, r):
+    """`apply_fill` of a FILL row; its notional is what the buyer pays."""
+    apply_fill(pos, r.side, r.qty_lots, -r.cash if r.side == BUY else r.cash, r.fee)
 
 
 @kernel

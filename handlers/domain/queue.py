@@ -13,7 +13,7 @@ from transport.compiled import kernel
 from transport.records import empty
 
 NEVER = 2**62  # due time of an empty queue
-_HEAD = np.dtype([("count", "i8"), ("arrivals", "i8"), ("next_due", "i8"), ("largest", "i8")])
+_HEAD = np.dtype([("count", "i8"), ("arrivals", "i8"), ("next_due", "i8")])
 _ENTRY = np.dtype([("due", "i8"), ("arrival", "i8"), ("slot", "i8")])
 
 
@@ -62,7 +62,6 @@ def push(q, record, due):
     q.heap[i].due, q.heap[i].arrival, q.heap[i].slot = due, head.arrivals, slot
     head.arrivals += 1
     head.count += 1
-    head.largest = max(head.largest, head.count)
     while i > 0 and _before(q.heap[i], q.heap[(i - 1) >> 1]):
         _swap(q.heap, i, (i - 1) >> 1)
         i = (i - 1) >> 1

@@ -14,7 +14,7 @@ from handlers.domain import order as life
 from handlers.domain import reasons
 from handlers.domain.book import NO_LEVEL, level_at, level_key, mid_twice, next_level, two_sided
 from handlers.domain.memory import copy_slot, zero_slot
-from handlers.domain.position import POSITION_STATE, apply_fill, fee_of, notional_money, unrealised
+from handlers.domain.position import POSITION_STATE, apply_fill_row, fee_of, notional_money, unrealised
 from handlers.domain.rows import stamp
 from handlers.orders.brokers.paper import report, submit
 from transport.compiled import kernel
@@ -170,7 +170,7 @@ def position_row(state, account, cause, why, price, twice, out, n):
     row.realised = p.realised
     row.fee = p.fees
     row.cost = p.cost
-    if twice > 0:
+    if twice != 0:
         terms = state.terms[account % instruments]
         row.unrealised = unrealised(p, twice, terms.num, 2 * terms.den)
     return n + 1
@@ -205,7 +205,7 @@ def mark_all(state, markets, cause, why, out, n):
         if p.fills > 0 or p.lots != 0:
             twice = mid_twice(markets[account % len(state.terms)])
             n = position_row(state, account, cause, why, twice // 2, twice, out, n)
-            if why == AT_END and p.lots != 0 and twice > 0:
+            if why == AT_END and p.lots != 0 and twice != 0:
                 instrument = account % len(state.terms)
                 out[n - 1].if_flattened = if_flattened(p, markets[instrument], state.terms[instrument], twice)
     return n
@@ -235,7 +235,7 @@ def handle_report(state, markets, r, out, n):
         line.late += 1
     account = account_of(state, r.strategy_id, r.instrument_id)
     if r.kind == FILL and account >= 0:
-        apply_fill(state.positions[account], r.side, r.qty_lots, abs(r.cash), r.fee)
+        apply_fill_row(state.positions[account], r)
         line.cash += r.cash - r.fee
         twice = mid_twice(markets[np.int64(r.instrument_id)])
         n = position_row(state, account, r, AFTER_FILL, r.price_ticks, twice, out, n)

@@ -124,11 +124,11 @@ def check_state(line, exposure, side, qty):
 
 @kernel
 def worth_of(lots, twice, terms):
-    """Money units of `lots` > 0 at half of `twice` ticks; WORTH_MAX, which is above every limit, where it is that much or more."""
+    """Money units of `lots` > 0 at half of `twice` ticks, either sign; WORTH_MAX, above every limit, where it is that much or more."""
     if np.float64(lots) * np.float64(abs(twice)) >= 2.0 * WORTH_MAX:
         return np.int64(WORTH_MAX)
-    half = mul_div(lots, twice, 2)
-    if np.float64(abs(half)) * np.float64(terms.num) >= np.float64(WORTH_MAX) * np.float64(terms.den):
+    half = mul_div(lots, abs(twice), 2)
+    if np.float64(half) * np.float64(terms.num) >= np.float64(WORTH_MAX) * np.float64(terms.den):
         return np.int64(WORTH_MAX)
     return mul_div(half, terms.num, terms.den)
 

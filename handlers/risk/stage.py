@@ -19,7 +19,7 @@ import numpy as np
 from handlers.domain import order as life
 from handlers.domain import reasons
 from handlers.domain.memory import zero_slot
-from handlers.domain.position import POSITION_STATE, apply_fill
+from handlers.domain.position import POSITION_STATE, apply_fill_row
 from handlers.domain.rows import stamp
 from handlers.risk.checks import EXPOSURE, RISK_STATE, TOKEN, check_amend, check_order, move_exposure
 from transport.compiled import kernel
@@ -29,10 +29,9 @@ from transport.records import (
     SET_POSITION, SET_STATE, SIGNAL, TARGET, VERDICT,
 )  # fmt: skip
 
-ACCOUNTS_MAX = 4096  # strategies times instruments of a line
-OUT_ROWS = ACCOUNTS_MAX + 600  # of one input: a verdict, a cancel, a flattening order an account, a row an intent
-NO_STRATEGY = 0  # strategy id of orders RISK makes on its own account; strategies count from 1
 LEG_BITS, SEQ_BITS = 12, 36  # client order id: epoch | seq | leg
+OUT_ROWS = 1 << LEG_BITS  # of one input: a verdict, a cancel, a flattening order an account, a row an intent
+ACCOUNTS_MAX = OUT_ROWS - 600  # strategies times instruments of a line
 OPEN_LOTS = np.dtype([("buy", "i8"), ("sell", "i8")])  # of an account: made, and neither filled nor withdrawn
 
 
@@ -105,7 +104,7 @@ def fold_report(state, r):
     account = account_of(state, r.strategy_id, r.instrument_id)
     if r.kind == FILL and account >= 0:
         i = np.int64(r.instrument_id)
-        apply_fill(state.positions[account], r.side, r.qty_lots, abs(r.cash), r.fee)
+        apply_fill_row(state.positions[account], r)
         move_exposure(state.line[0], state.limits[i], state.exposures[i], r.qty_lots if r.side == BUY else -r.qty_lots, 0, 0)
 
 

@@ -9,14 +9,15 @@ A step that cannot be compiled, or says `compiled=False`, runs as plain Python b
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
 import importlib
 import importlib.util
-import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -194,15 +195,29 @@ def _fault_in(run: Any, where: str) -> str:
     return ""
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """No other process is in here for `folder`, which may not exist yet; one that is killed in here lets the next in."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _checked(handler: Handler, key: str, digest: str, where: str) -> Any:
     """Compile a step and hold it to its contract; the verdict is kept, for numba cannot inspect what it loads from its cache."""
     folder = compiled.CACHE_DIR / f"strategy-{digest[:24]}-{key}"
+    with _alone(folder):
+        return _compiled_in(folder, handler, key, where)
+
+
+def _compiled_in(folder: Path, handler: Handler, key: str, where: str) -> Any:
     verdict = folder / "verdict"
     if not verdict.exists():
         shutil.rmtree(folder, ignore_errors=True)  # compiled by a process that was killed before it looked
         run = _compile(handler, key, folder)
         fault = _fault_in(run, where)
-        temporary = folder / f"verdict.{os.getpid()}"
+        temporary = folder / "verdict.tmp"
         temporary.write_text(fault)
         temporary.replace(verdict)
     else:

@@ -15,7 +15,7 @@ from handlers.contract import ACCOUNT_FIELDS, CALLS_MAX, DEPTH_MAX, GUARD_ROWS, 
 from handlers.domain import edges, reasons
 from handlers.domain.book import NO_LEVEL, best_price, level_at, next_level, two_sided
 from handlers.domain.memory import RAISED, address_of, call_step, copy_line, slot_word, view_at, zero_slot
-from handlers.domain.position import POSITION_STATE, apply_fill
+from handlers.domain.position import POSITION_STATE, apply_fill_row
 from handlers.domain.rows import stamp
 from transport.compiled import kernel
 from transport.records import (
@@ -221,7 +221,7 @@ def fold_report(state, r):
             continue
         position = state.positions[k]
         if r.kind == FILL:
-            apply_fill(position, r.side, r.qty_lots, abs(r.cash), r.fee)
+            apply_fill_row(position, r)
             open_lots(sub, r.side, -r.qty_lots)
         elif r.kind == ACK:
             if r.action == ACCEPTED:

@@ -132,7 +132,7 @@ class Book:
             return sorted((p, q) for p, q in self.sides[SELL].items() if price is None or p <= price)
         return sorted(((p, q) for p, q in self.sides[BUY].items() if price is None or p >= price), reverse=True)
 
-    def crossing(self, side: int, price: int) -> int:
+    def crossing(self, side: int, price: int | None) -> int:
         return sum(q for _, q in self.against(side, price))
 
 
@@ -244,7 +244,7 @@ class Exchange:
         book, qty = self.books[o.instrument], o.leaves
         if not book.open():
             return self.report(o, REJECT, now, 0, reasons.NO_LIQUIDITY, o.price, qty, qty)
-        if o.tif == FOK and o.order_type == LIMIT_ORDER and book.crossing(o.side, o.price) < qty:
+        if o.tif == FOK and book.crossing(o.side, o.price if o.order_type == LIMIT_ORDER else None) < qty:
             return self.report(o, REJECT, now, 0, reasons.FOK_UNFILLED, o.price, qty, qty)
         self.report(o, ACK, now, ACCEPTED, 0, o.price, qty, qty)
         self._match(o, now)

@@ -103,7 +103,8 @@ class Risk:
         elif cause.report:
             told = cause.report
             if told.kind == FILL:
-                self.account(told.order.strategy, told.order.instrument).fill(told.side, told.qty, abs(told.cash), told.fee)
+                money = -told.cash if told.side == BUY else told.cash
+                self.account(told.order.strategy, told.order.instrument).fill(told.side, told.qty, money, told.fee)
             order = self.working.get(told.order_id)
             if order and not order.hear(told):
                 del self.working[told.order_id]

@@ -46,7 +46,7 @@ def random_request(chance: random.Random, at: int, instrument: int, made: list[F
         kind = chance.choice((CANCEL, AMEND)) if target["price_ticks"] else CANCEL
         return change(kind, target["order_id"], at, target["side"], price, qty, target["instrument_id"])
     price = 0 if chance.random() < 0.25 else chance.randrange(96, 105)
-    tif = chance.choice((GTC, GTC, GTC, IOC, FOK)) if price else GTC
+    tif = chance.choice((GTC, GTC, GTC, IOC, FOK))
     made.append(order(len(made) + 1, chance.choice((BUY, SELL)), chance.randrange(1, 25), at, price, tif, instrument))
     return made[-1]
 

@@ -29,7 +29,7 @@ class Traded:
 
 
 FILLS = st.lists(
-    st.builds(Traded, st.sampled_from([BUY, SELL]), st.integers(1, 50), st.integers(1, 10**12), st.integers(-(10**6), 10**9)),
+    st.builds(Traded, st.sampled_from([BUY, SELL]), st.integers(1, 50), st.integers(-(10**12), 10**12), st.integers(-(10**6), 10**9)),
     max_size=40,
 )
 

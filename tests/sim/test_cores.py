@@ -6,9 +6,11 @@ import os
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from engine.config import Config, RuntimeConfig
+from engine.journaling import BATCHES_MAX, Batch, RunJournal
 from engine.replay import replay
 
 from tests.runs import config_file, tickline, tickline_apart
@@ -61,3 +63,17 @@ def test_a_core_of_the_machine_that_is_not_ours_is_refused_too(placement: str, t
     said = tickline_apart("replay", "synthetic:2000", *options, prepare=lambda: os.sched_setaffinity(0, {OURS[0]}))
     assert said.code == 2, said
     assert said.err == f"tickline: runtime.cores: core {OURS[1]} is not ours; there are {OURS[0]}\n"
+
+
+def test_a_journal_whose_core_is_gone_says_so_to_who_hands_it_batches(tmp_path: Path) -> None:
+    journal = RunJournal(tmp_path, "run", [], None, 1, "write", core=1 << 20)
+    batch = Batch(np.zeros(0), np.zeros(0), (), [])
+
+    def put_more_than_wait() -> None:
+        for _ in range(2 * BATCHES_MAX):
+            journal.put(batch)
+
+    with pytest.raises(OSError, match="Invalid argument"):
+        put_more_than_wait()
+    with pytest.raises(OSError, match="Invalid argument"):
+        journal.close()

@@ -8,6 +8,7 @@ import re
 import resource
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,7 +20,7 @@ import pytest
 from engine.cli import _known_error
 from engine.errors import ConfigError, LineBroken, LineStopped, WorkerDied
 from engine.export import TABLES, columns_of
-from engine.run_folder import open_run
+from engine.run_folder import new_folder, open_run
 from engine.tables import DECIMAL_KINDS, KINDS_OF
 from handlers.ingest.venues.synthetic import SyntheticFeed, synthetic_instruments
 from transport.errors import StorageError
@@ -258,6 +259,13 @@ def test_a_replay_for_people_says_where_the_run_is_and_how_to_prove_it(tmp_path:
     said = done("replay", "synthetic:5000", "--out", tmp_path / "run")
     assert "report.html" in said.out
     assert "tickline verify" in said.out
+
+
+def test_runs_without_a_name_that_start_at_once_get_a_folder_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with ThreadPoolExecutor(8) as many:
+        folders = list(many.map(lambda _: new_folder(None), range(64)))
+    assert sorted(map(str, folders)) == [f"runs/{number:04d}" for number in range(1, 65)]
 
 
 def test_a_run_without_a_name_is_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import threading
 from decimal import Decimal
@@ -134,12 +135,16 @@ def test_export_of_a_feed_takes_ticks_and_lots_from_the_configuration(capture: P
 def test_a_run_that_survives_a_power_loss_is_the_same_run_and_is_proved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     feed = "synthetic:20000:11:2"
     plain = replayed(tmp_path / "write", feed, config=config_file(tmp_path, BOTH_STRATEGIES))
-    synced: list[int] = []
+    synced: set[Path] = set()
     real = disk.os.fsync
-    monkeypatch.setattr(disk.os, "fsync", lambda fd: (synced.append(fd), real(fd))[1])
+    monkeypatch.setattr(disk.os, "fsync", lambda fd: (synced.add(Path(os.readlink(f"/proc/self/fd/{fd}"))), real(fd))[1])
     config = config_file(tmp_path, BOTH_STRATEGIES + '\n[journal]\ndurability = "fsync"\n', "fsync.toml")
     durable = replayed(tmp_path / "fsync", feed, config=config)
-    assert len(synced) > 5, "at least once a log"
+    run = tmp_path / "fsync"
+    names = {path.name.removesuffix(".tmp") for path in synced if path.parent == run and not path.is_dir()}
+    assert names == {"run.json", "environment.json", "config.toml", "summary.json"}, "without them no log can be read"
+    logs = ("input", "features", "signals", "risk", "orders")
+    assert synced >= {tmp_path, run, run / "blobs", *(run / log for log in logs), *(run / log / "00000000.open" for log in logs)}
     assert durable["hashes"] == plain["hashes"]
-    assert open_run(tmp_path / "fsync").config().journal.durability == "fsync"
-    assert verify(tmp_path / "fsync").proved
+    assert open_run(run).config().journal.durability == "fsync"
+    assert verify(run).proved

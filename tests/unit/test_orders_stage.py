@@ -17,8 +17,8 @@ from handlers.orders.stage import OUT_ROWS, new_orders, step_orders
 from tests.stages import Fields, change, order, slots, stamped, terms_of
 from transport.compiled import kernel
 from transport.records import (
-    ACCEPTED, ACK, AMEND, AMENDED, BUY, BY_EXCHANGE, BY_INGEST, BY_ORDERS, BY_RISK, BY_SIGNALS, CANCEL, CANCELLED, FEED_BASE, FILL,
-    INTENT, NO_INSTRUMENT, ORDER, POSITION, REJECT, TIMER, empty,
+    ACCEPTED, ACK, AMEND, AMENDED, BUY, BY_EXCHANGE, BY_INGEST, BY_ORDERS, BY_RISK, BY_SIGNALS, CANCEL, CANCELLED, COMMAND, END_OF_FEED,
+    FEED_BASE, FILL, INTENT, NO_INSTRUMENT, ORDER, POSITION, REJECT, SELL, TIMER, empty,
 )  # fmt: skip
 
 
@@ -50,8 +50,8 @@ class Office:
         return self.step(stamped(TIMER, 1000, NO_INSTRUMENT), [{**row, "source_id": source} for row in rows])
 
     def report(self, kind: int, qty: int, leaves: int, action: int = 0, order_id: int = 1, **fields: Any) -> np.ndarray:
-        about = {"qty_lots": qty, "leaves_lots": leaves, "action": action, "order_id": order_id, "side": BUY, "strategy_id": 1}
-        return self.step(stamped(kind, 2000, source_id=BY_EXCHANGE, cash=-qty, **about, **fields), [])
+        about = {"qty_lots": qty, "leaves_lots": leaves, "action": action, "order_id": order_id, "side": BUY, "strategy_id": 1, "cash": -qty}
+        return self.step(stamped(kind, 2000, source_id=BY_EXCHANGE, **{**about, **fields}), [])
 
     def answer(self) -> np.ndarray:
         """The report on its way back that is due first, as INGEST will hand it on."""
@@ -156,6 +156,31 @@ def test_fill_after_the_orders_end_counts_and_its_position_says_that_it_was_late
     assert told(office.report(ACK, 5, 3, CANCELLED)) == []
     assert told(office.report(FILL, 3, 0)) == [(POSITION, reasons.LATE_FILL)]
     assert (office.orders.positions[0]["lots"], office.orders.line[0]["late"]) == (5, 1)
+
+
+def test_cash_is_realised_less_cost_after_fills_on_both_sides_of_zero() -> None:
+    office = Office()
+    for number, (side, cash) in enumerate(((SELL, -20), (BUY, -80), (BUY, 30), (SELL, -5)), start=1):
+        office.take(order(number, side, 10, 1000))
+        office.report(FILL, 10, 0, order_id=number, side=side, cash=cash)
+        account = office.orders.positions[0]
+        assert account["realised"] - account["cost"] == office.orders.line[0]["cash"]
+    assert (account["lots"], account["cost"], account["realised"]) == (0, 0, -75)
+
+
+@pytest.mark.parametrize("mid", [7, -7])
+def test_a_position_is_marked_on_either_side_of_zero(mid: int) -> None:
+    office = Office()
+    office.take(order(1, BUY, 10, 1000))
+    office.report(FILL, 10, 0, cash=-30_000)  # 3 ticks: a tick times a lot is 1,000 money units
+    market = office.markets[0]
+    market["bid_ticks"] = market["ask_ticks"] = 0
+    market["trade_ticks"] = mid
+    for kind, fields in ((TIMER, {}), (COMMAND, {"action": END_OF_FEED})):
+        rows = office.step(stamped(kind, 3000, NO_INSTRUMENT, **fields), [])
+        assert rows["unrealised"].tolist() == [10_000 * mid - 30_000]
+    fee = 10_000 * 7 * 5 // 10_000
+    assert rows["if_flattened"].tolist() == [10_000 * mid - 30_000 - fee]
 
 
 def test_ack_of_an_amend_that_nobody_asked_for_is_ignored() -> None:

@@ -64,6 +64,14 @@ def test_fill_or_kill_is_filled_whole_or_rejected_whole() -> None:
     assert refused[0]["reason"] == reasons.FOK_UNFILLED
 
 
+def test_fill_or_kill_at_the_market_is_filled_whole_or_rejected_whole() -> None:
+    for side, last in ((BUY, 103), (SELL, 97)):
+        assert told(reports(order(1, side, 60, 1100, tif=FOK)))[-1] == (FILL, TAKER, last, 30, 0)
+        refused = reports(order(1, side, 61, 1100, tif=FOK))
+        assert told(refused) == [(REJECT, 0, 0, 61, 61)]
+        assert refused[0]["reason"] == reasons.FOK_UNFILLED
+
+
 # --- resting --------------------------------------------------------------------------------------------------------------
 def fills(rows: np.ndarray) -> list[tuple[int, int, int]]:
     """(order, price, lots) of the fills of those who waited."""

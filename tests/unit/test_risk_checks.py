@@ -67,6 +67,15 @@ def test_refuses_order_that_would_cross_total_notional_limit_over_two_instrument
     assert passed(desk.ask(place(BUY, 4)))
 
 
+@pytest.mark.parametrize("lots", [6, -6])
+def test_what_is_held_below_zero_counts_in_the_total_notional_as_what_is_held_above(lots: int) -> None:
+    desk = Desk(notional_total_max=10 * MILLION)
+    desk.hold(lots, instrument=1)
+    desk.input(*snapshot({-1001: 50}, {-999: 50}, 1000, 1))
+    assert refusal(desk.ask(place(BUY, 5))) == (reasons.TOTAL_NOTIONAL_LIMIT, 10 * MILLION, 11 * MILLION)
+    assert passed(desk.ask(place(BUY, 4)))
+
+
 def test_refuses_order_that_would_cross_total_position_limit_over_two_instruments() -> None:
     desk = Desk(position_total_max=35, lot_units=5)  # 7 lots of either
     assert passed(desk.ask(place(SELL, 4, instrument=1)))

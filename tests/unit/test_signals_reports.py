@@ -81,6 +81,13 @@ def test_a_position_that_is_set_replaces_lots_and_cost_and_keeps_the_rest() -> N
     assert accounts.fold(stamped(COMMAND, 1, action=SET_CASH, amount=5, strategy_id=US)) == held
 
 
+def test_below_zero_a_seller_pays_and_a_buyer_is_paid() -> None:
+    accounts = Accounts()
+    accounts.fold(ack(ACCEPTED, SELL, 10), ack(ACCEPTED, BUY, 10))
+    assert accounts.fold(fill(SELL, 10, -20)) == shown(position_lots=-10, cost=20, open_buy_lots=10)
+    assert accounts.fold(fill(BUY, 10, 80)) == shown(realised=-100)
+
+
 def test_a_fill_before_its_acknowledgement_comes_to_the_same() -> None:
     one, two = Accounts(), Accounts()
     reports = [ack(ACCEPTED, BUY, 10), fill(BUY, 4, 40)]

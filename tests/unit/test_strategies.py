@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from handlers.contract import Handler
 from handlers.domain import reasons
 from handlers.domain.schema import EMA_FAST, EMA_SLOW, MID, VOLATILITY
 from handlers.ingest.venues.synthetic import SyntheticFeed
+from handlers.signals import loading
 from handlers.signals.errors import StrategyError, StrategyNotFound, StrategyRefused
 from handlers.signals.loading import BUILT_IN, PROTOTYPE, Attributes, LoadedStep, compile_step, new_state
 from transport import compiled
@@ -158,6 +161,29 @@ def test_refuses_strategy_that_allocates_also_when_asked_again(what: str, folder
     for _ in range(2):  # the second time the verdict comes from the cache
         with pytest.raises(StrategyRefused, match="allocates memory"):
             load(folder, body)
+
+
+def test_starts_at_once_compile_a_strategy_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = "@handler(reads=FEATURE)\ndef go(s, p, row, out):\n    return 0\n"
+    (folder / "mine.py").write_text(HEAD + body)
+    inside, most, removed = 0, 0, []
+    compiling = loading._compile
+
+    def watched(*args: Any) -> Any:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        time.sleep(0.2)
+        made = compiling(*args)
+        inside -= 1
+        return made
+
+    monkeypatch.setattr(loading, "_compile", watched)
+    monkeypatch.setattr(loading.shutil, "rmtree", lambda path, **options: removed.append(path))
+    with ThreadPoolExecutor(3) as many:
+        steps = list(many.map(lambda _: compile_step("mine.py:go", folder), range(3)))
+    assert (most, len(removed)) == (1, 1)
+    assert [step.python for step in steps] == [None] * 3
 
 
 def test_missing_file_or_step_is_told_with_what_there_is(folder: Path) -> None:

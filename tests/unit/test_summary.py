@@ -17,7 +17,7 @@ from handlers.domain import reasons
 from handlers.ingest.venues.synthetic import synthetic_instruments
 from tests.runs import BOTH_STRATEGIES, config_file, log_rows, replayed, table
 from transport.records import (
-    ACK, AFTER_FILL, BUY, COMMAND, FILL, NAME_OF, ORDER, POSITION, REJECT, SET_POSITION, SYNTHETIC, TIMER, TRADE, empty,
+    ACK, AFTER_FILL, BUY, COMMAND, FILL, MARKED, NAME_OF, ORDER, POSITION, REJECT, SET_POSITION, SYNTHETIC, TIMER, TRADE, empty,
 )  # fmt: skip
 
 FEED = "synthetic:30000:3:2"
@@ -244,7 +244,7 @@ def test_fills_and_prices_drawn_are_those_of_the_log(run: Path, tally: Tally) ->
 def test_a_run_in_which_nothing_happened_has_a_summary_of_zeros() -> None:
     tally = Tally(synthetic_instruments(1), [], 8)
     tally.piece(empty(0))
-    assert tally.counts() == {"events": {}, "inputs": 0, "orders": 0, "fills": 0, "rejects": {}, "synthetic": False}
+    assert tally.counts() == {"events": {}, "inputs": 0, "orders": 0, "fills": 0, "rejects": {}, "synthetic": False, "gaps": 0}
     told = tally.pnl(Decimal(5), "USD")
     assert {told.pop("currency"), told.pop("max_drawdown")} == {"USD", "0.00"}
     assert set(told.values()) == {"0"}
@@ -259,6 +259,17 @@ def test_accounts_that_still_hold_something_were_not_flattened() -> None:
     assert tally.not_flattened() == {"NOT_FLATTENED": 2}
     tally.decisions("orders", rows[2:])
     assert tally.not_flattened() == {"NOT_FLATTENED": 1}
+
+
+def test_equity_at_a_mark_is_that_of_every_account_at_its_last_mark() -> None:
+    tally = Tally(synthetic_instruments(1), ["one", "two"], 2)
+    rows = empty(4)
+    rows["kind"], rows["action"], rows["strategy_id"], rows["ts_seq_ns"] = POSITION, MARKED, (1, 2, 1, 2), (10, 10, 20, 30)
+    rows["realised"], rows["unrealised"], rows["fee"] = (100, 200, 100, 200), (50, -400, 0, -150), (1, 2, 1, 2)
+    tally.decisions("orders", rows)
+    times, worth = tally.equity(Decimal(5))
+    assert times.tolist() == [10, 20, 30]
+    assert worth.tolist() == [5 + (149 - 202) / 100, 5 + (99 - 202) / 100, 5 + (99 + 48) / 100]
 
 
 def test_orders_that_the_exchange_was_not_sent_are_no_orders() -> None:

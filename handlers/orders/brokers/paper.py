@@ -155,11 +155,19 @@ def crossing_lots(m, side, price):
     return total
 
 
+@kernel(inline=True)
+def worst_price(order):
+    """The price up to which an order takes: its own, of a market order any that there is."""
+    if order.order_type == LIMIT_ORDER:
+        return order.price_ticks
+    return -NO_LEVEL - 1 if order.side == BUY else NO_LEVEL + 1
+
+
 @kernel
-def take(state, m, order, now_ns, limit_price):
+def take(state, m, order, now_ns):
     """Walk the opposite side while the price allows; one taker fill a level; returns the lots left."""
     opposite = SELL if order.side == BUY else BUY
-    limit = level_key(opposite, limit_price) if order.order_type == LIMIT_ORDER else NO_LEVEL + 1
+    limit = level_key(opposite, worst_price(order))
     left = order.leaves_lots
     key = m.best[opposite - BID]
     fills = 0
@@ -212,11 +220,11 @@ def arrive(state, m, order, now_ns):
     if not two_sided(m):
         report(state, order, REJECT, now_ns, 0, reasons.NO_LIQUIDITY, order.price_ticks, qty, qty)
         return
-    if order.tif == FOK and order.order_type == LIMIT_ORDER and crossing_lots(m, order.side, order.price_ticks) < qty:
+    if order.tif == FOK and crossing_lots(m, order.side, worst_price(order)) < qty:
         report(state, order, REJECT, now_ns, 0, reasons.FOK_UNFILLED, order.price_ticks, qty, qty)
         return
     report(state, order, ACK, now_ns, ACCEPTED, 0, order.price_ticks, qty, qty)
-    left = take(state, m, order, now_ns, order.price_ticks)
+    left = take(state, m, order, now_ns)
     if left == 0:
         return
     if order.order_type == LIMIT_ORDER and order.tif == GTC:
@@ -293,7 +301,7 @@ def queue_again(state, m, j, now_ns):
     o.order_id, o.instrument_id, o.strategy_id, o.side = e.order_id, e.instrument_id, e.strategy_id, e.side
     o.order_type, o.tif, o.price_ticks, o.qty_lots, o.leaves_lots = LIMIT_ORDER, e.tif, e.price_ticks, e.qty_lots, e.leaves_lots
     drop_resting(state, j)
-    left = take(state, m, o, now_ns, o.price_ticks) if two_sided(m) else o.leaves_lots
+    left = take(state, m, o, now_ns) if two_sided(m) else o.leaves_lots
     if left > 0:
         rest(state, m, o, left)  # there is room: its own place has just become free
 
