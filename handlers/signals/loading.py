@@ -207,24 +207,25 @@ def _alone(folder: Path) -> Iterator[None]:
 def _checked(handler: Handler, key: str, digest: str, where: str) -> Any:
     """Compile a step and hold it to its contract; the verdict is kept, for numba cannot inspect what it loads from its cache."""
     folder = compiled.CACHE_DIR / f"strategy-{digest[:24]}-{key}"
-    with _alone(folder):
-        return _compiled_in(folder, handler, key, where)
-
-
-def _compiled_in(folder: Path, handler: Handler, key: str, where: str) -> Any:
     verdict = folder / "verdict"
+    run = None
     if not verdict.exists():
-        shutil.rmtree(folder, ignore_errors=True)  # compiled by a process that was killed before it looked
-        run = _compile(handler, key, folder)
-        fault = _fault_in(run, where)
-        temporary = folder / "verdict.tmp"
-        temporary.write_text(fault)
-        temporary.replace(verdict)
-    else:
-        fault = verdict.read_text()
-        run = None if fault else _compile(handler, key, folder)
+        with _alone(folder):
+            if not verdict.exists():  # another process may just have written it
+                run = _compile_first(handler, key, folder, where)
+    fault = verdict.read_text()
     if fault:
         raise StrategyRefused(fault)
+    return run or _compile(handler, key, folder)
+
+
+def _compile_first(handler: Handler, key: str, folder: Path, where: str) -> Any:
+    """Compile into an empty `folder` and leave the verdict there, last of all."""
+    shutil.rmtree(folder, ignore_errors=True)  # compiled by a process that was killed before it looked
+    run = _compile(handler, key, folder)
+    temporary = folder / "verdict.tmp"
+    temporary.write_text(_fault_in(run, where))
+    temporary.replace(folder / "verdict")
     return run
 
 

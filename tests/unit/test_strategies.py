@@ -166,23 +166,18 @@ def test_refuses_strategy_that_allocates_also_when_asked_again(what: str, folder
 def test_starts_at_once_compile_a_strategy_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     body = "@handler(reads=FEATURE)\ndef go(s, p, row, out):\n    return 0\n"
     (folder / "mine.py").write_text(HEAD + body)
-    inside, most, removed = 0, 0, []
-    compiling = loading._compile
+    compiled_for: list[str] = []
+    first = loading._compile_first
 
-    def watched(*args: Any) -> Any:
-        nonlocal inside, most
-        inside += 1
-        most = max(most, inside)
+    def slowly(*args: Any) -> Any:
+        compiled_for.append(args[1])
         time.sleep(0.2)
-        made = compiling(*args)
-        inside -= 1
-        return made
+        return first(*args)
 
-    monkeypatch.setattr(loading, "_compile", watched)
-    monkeypatch.setattr(loading.shutil, "rmtree", lambda path, **options: removed.append(path))
+    monkeypatch.setattr(loading, "_compile_first", slowly)
     with ThreadPoolExecutor(3) as many:
         steps = list(many.map(lambda _: compile_step("mine.py:go", folder), range(3)))
-    assert (most, len(removed)) == (1, 1)
+    assert len(compiled_for) == 1
     assert [step.python for step in steps] == [None] * 3
 
 
