@@ -8,6 +8,7 @@ import re
 import resource
 import subprocess
 import sys
+from collections import Counter
 from decimal import Decimal
 from html.parser import HTMLParser
 from pathlib import Path
@@ -23,7 +24,7 @@ from engine.run_folder import open_run
 from engine.tables import DECIMAL_KINDS, KINDS_OF
 from handlers.ingest.venues.synthetic import SyntheticFeed, synthetic_instruments
 from transport.errors import StorageError
-from transport.records import AFTER_FILL, FILL, TRADE
+from transport.records import ACCEPTED, ACK, AFTER_FILL, FILL, REJECT, TRADE
 
 from tests.runs import BOTH_STRATEGIES, ROOT, config_file, done, environment, log_rows, replayed, table, tickline
 
@@ -148,9 +149,24 @@ def test_exported_rows_are_as_many_as_the_run_has(run: Path) -> None:
     assert len(table(run, "trades")) == summary["events"]["Trade"]
     assert len(table(run, "quotes")) == summary["events"]["Quote"]
     assert len(table(run, "fills")) == summary["fills"] == summary["events"]["Fill"]
-    orders = log_rows(run, "orders")
-    assert len(table(run, "orders")) == np.isin(orders["kind"], KINDS_OF["orders"]).sum()
+    orders, inputs = log_rows(run, "orders"), log_rows(run, "input")
+    sent, told = np.isin(orders["kind"], KINDS_OF["orders"]).sum(), np.isin(inputs["kind"], (ACK, REJECT)).sum()
+    assert len(table(run, "orders")) == sent + told
+    assert told >= summary["orders"], "each was answered"
     assert len(table(run, "pnl")) == np.count_nonzero(orders["action"][orders["kind"] == KINDS_OF["pnl"][0]] == AFTER_FILL)
+
+
+def test_exported_orders_tell_what_the_exchange_answered_and_every_refusal(tmp_path: Path) -> None:
+    limits = "[risk]\nposition_max = 50\norders_per_second_max = 1\norders_burst = 1\n"
+    summary = replayed(tmp_path / "run", FEED, config=config_file(tmp_path, limits + BOTH_STRATEGIES))
+    rows = table(tmp_path / "run", "orders")
+    assert Counter(r["reason"] for r in rows if r["event"] == "REJECT") == summary["rejects"]
+    assert len(summary["rejects"]) > 1
+    inputs = log_rows(tmp_path / "run", "input")
+    accepted = inputs[(inputs["kind"] == ACK) & (inputs["action"] == ACCEPTED)]
+    assert len(accepted) > 0
+    assert [int(r["seq"]) for r in rows if r["event"] == "ACCEPTED"] == accepted["seq"].tolist()
+    assert [int(r["seq"]) for r in rows] == sorted(int(r["seq"]) for r in rows)
 
 
 def test_exported_trades_have_exact_decimals(run: Path) -> None:
@@ -186,6 +202,7 @@ def test_a_table_or_format_that_is_none_is_told(run: Path, tmp_path: Path) -> No
         ((run, "--table", "candles"), "no table 'candles'"),
         ((run, "--table", "fills", "--format", "xlsx"), "no format 'xlsx'"),
         ((FEED, "--table", "fills"), "replay the feed first"),
+        ((FEED, "--table", "candles"), "no table 'candles'"),
     ):
         said = tickline("export", *args, "--out", tmp_path / "out")
         assert said.code == 2
