@@ -289,6 +289,8 @@ def test_the_demo_replaces_only_a_run(tmp_path: Path) -> None:
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "mine.txt").write_text("mine")
     assert tickline("demo", "--out", tmp_path / "demo", "--rows", "5000").code == 2
+    (tmp_path / "demo" / "run.json").write_text('{"scripts": "another program\'s"}')
+    assert tickline("demo", "--out", tmp_path / "demo", "--rows", "5000").code == 2
     assert (tmp_path / "demo" / "mine.txt").is_file()
     for _ in range(2):
         done("demo", "--out", tmp_path / "ours", "--rows", "20_000".replace("_", ""))
