@@ -88,7 +88,10 @@ def demo(
     """Generate synthetic order flow, replay it with two strategies, and leave a run folder with a picture."""
     import shutil
 
+    from engine.run_folder import facts_of
+
     if (out / "run.json").is_file():
+        facts_of(out)  # a run.json of somebody else's is no licence to remove what lies beside it
         shutil.rmtree(out)
     config = Path(__file__).with_name("demo.toml")
     resolved, origins = _resolve(config, {})

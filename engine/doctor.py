@@ -188,12 +188,12 @@ def _gpu(m: Machine) -> Answer:
     ]
     if models:
         return "ok", ", ".join(models), ""
-    return "ok", "none; forecasts run on the CPU", ""
+    return "ok", "none; nothing here needs one", ""
 
 
 def _kafka(m: Machine) -> Answer:
     if importlib.util.find_spec("aiokafka") is None:
-        return "ok", "aiokafka is not installed; only topics need it", ""
+        return "ok", "aiokafka is not installed; nothing here needs it", ""
     return "ok", f"aiokafka {version('aiokafka')}; no broker was asked", ""
 
 

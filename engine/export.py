@@ -288,21 +288,28 @@ class ParquetWriter:
 
 @contextlib.contextmanager
 def _target(path: Path | None) -> Iterator[IO[bytes]]:
-    """Standard output, or a file beside `path` that takes its name when all went well and vanishes when not."""
+    """Standard output, or a file beside `path` that takes its name when all went well and vanishes when not.
+
+    A device or a pipe is written to as it is: a file would take its name away from everybody.
+    """
     if path is None:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    in_place = path.exists() and not path.is_file()
+    whole = path if in_place else path.resolve()  # the file behind a link, not the link, is what is replaced
+    unfinished = whole if in_place else whole.with_name(f".{whole.name}.{os.getpid()}.tmp")
     try:
         with unfinished.open("wb") as file:
             yield file
-        unfinished.replace(path)
+        if not in_place:
+            unfinished.replace(whole)
     except OSError as error:
         raise ExportError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
+        if not in_place:
+            with contextlib.suppress(OSError):
+                unfinished.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -261,7 +261,7 @@ def _equity_charts(series: Mapping[str, Any], currency: str) -> str:
     if "equity" not in series:
         return ""
     times, value = finite(*series["equity"])
-    below = value - np.maximum.accumulate(value) if len(value) else value
+    below = value - np.maximum(np.maximum.accumulate(value), 0.0) if len(value) else value  # the run begins at 0
     unit = f", {escape(currency)}" if currency else ""
     return (
         f"<h2>Equity</h2><h3>Net result{unit}</h3>{line_chart('equity', times, value, zero=True)}"

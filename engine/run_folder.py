@@ -187,15 +187,20 @@ def write_json(path: Path, value: Any, durable: bool) -> None:
     write_whole(path, [msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"], durable=durable)
 
 
-def open_run(folder: Path) -> Run:
-    """Open a run; raises RunError for a folder that is none, TransportError for a tape that is gone or damaged."""
+def facts_of(folder: Path) -> RunFacts:
+    """What run.json says; raises RunError for a folder that is no run."""
     path = folder / "run.json"
     if not path.is_file():
         raise RunError(f"{folder} is not a run: it has no run.json")
     try:
-        facts = msgspec.json.decode(path.read_bytes(), type=RunFacts)
+        return msgspec.json.decode(path.read_bytes(), type=RunFacts)
     except (msgspec.MsgspecError, UnicodeDecodeError, OSError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
+
+
+def open_run(folder: Path) -> Run:
+    """Open a run; raises RunError for a folder that is none, TransportError for a tape that is gone or damaged."""
+    facts = facts_of(folder)
     tapes = []
     if facts.by_reference:
         for feed in facts.feeds:

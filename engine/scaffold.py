@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import keyword
 from pathlib import Path
 
@@ -87,6 +88,8 @@ def new_strategy(name: str, folder: Path) -> list[Path]:
     there = [f for f in texts if (folder / f).exists()]
     if there:
         raise EngineError(f"{folder / there[0]} exists already; nothing was written")
+    if importlib.util.find_spec(name):  # beside it, its test and every other would import the strategy instead
+        raise EngineError(f"{name!r} is a module that Python knows already, and its file would hide that; choose another name")
     folder.mkdir(parents=True, exist_ok=True)
     for file, text in texts.items():
         (folder / file).write_text(text.format(name=name))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +17,22 @@ from engine.errors import EngineError
 from engine.export import table_writer, write_table
 from engine.feeds import OpenFeed, open_feeds
 from engine.importing import merged
-from engine.journaling import Batch, Rows
+from engine.journaling import INPUT_LOG, Batch, Rows
 from engine.line import build_line, sequence_first_words
 from engine.loops import DECIDING
 from engine.run_folder import Run, open_run
 from engine.session import Session
-from engine.tables import TOP, columns_of
+from engine.tables import KINDS_OF, TOP, columns_of
 from handlers.domain.book import apply_market, best_lots, best_price, level_at, new_markets
 from transport.compiled import kernel
 from transport.instruments import Instrument
-from transport.records import ASK, BID, BOOK_DELTA, EVENT_END
+from transport.records import ACK, ASK, BID, BOOK_DELTA, EVENT_END, REJECT, SLOT_BYTES, copied, empty
 
 CHUNK_ROWS = 1 << 16
-FROM_LOG = {"signals": "signals", "orders": "orders", "positions": "orders", "pnl": "orders"}
+FROM_LOG = {"signals": "signals", "positions": "orders", "pnl": "orders"}
+ORDERS_FROM = {  # an order's life: what the exchange reported, what never became an order, what was sent; of one seq in this order
+    INPUT_LOG: (ACK, REJECT), "signals": (REJECT,), "risk": (REJECT,), "orders": KINDS_OF["orders"],
+}  # fmt: skip
 RE_EXECUTED = ("bars", "features")
 FROM_FEEDS = ("trades", "quotes", "tops", *RE_EXECUTED)
 
@@ -69,6 +75,7 @@ def tops(chunks: Iterator[Rows], instruments: Sequence[Instrument]) -> Iterator[
 
 def export(sources: Sequence[str], table: str, config: Config, out: Path | None, form: str) -> int:
     """Write `table` of one run, or of feeds merged as a replay would, to `out` (None: standard output); returns its rows."""
+    columns_of(table)  # a table that is none is told before anything is opened
     if len(sources) == 1 and (Path(sources[0]) / "run.json").is_file():
         run = open_run(Path(sources[0]))
         rows = _rows_of_run(run, table)
@@ -111,9 +118,30 @@ def _made_of_feeds(
 def _rows_of_run(run: Run, table: str) -> Iterator[Rows]:
     if table in FROM_LOG:
         return (rows for _, rows in run.log(FROM_LOG[table]).blocks())
+    if table == "orders":
+        return _by_seq([_slots(run, name, kinds) for name, kinds in ORDERS_FROM.items()])
     if table in RE_EXECUTED:
         from engine.verify import feature_rows
 
         return feature_rows(run)
     blocks = (rows for _, rows in run.input_log().blocks())
     return tops(blocks, run.instruments) if table == "tops" else blocks
+
+
+def _slots(run: Run, name: str, kinds: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+    """(seq, slot) of every row of some kinds in a log."""
+    log = run.input_log() if name == INPUT_LOG else run.log(name)
+    for _, rows in log.blocks():
+        chosen = copied(rows, np.isin(rows["kind"], kinds))
+        data = chosen.tobytes()
+        for n, seq in enumerate(chosen["seq"].tolist()):
+            yield seq, data[n * SLOT_BYTES : (n + 1) * SLOT_BYTES]
+
+
+def _by_seq(logs: Sequence[Iterator[tuple[int, bytes]]]) -> Iterator[Rows]:
+    """The slots of several logs as rows in order of `seq`, of one seq in the order of `logs`."""
+    merged_slots = heapq.merge(*logs, key=itemgetter(0))
+    while slots := list(islice(merged_slots, CHUNK_ROWS)):
+        rows: Rows = empty(len(slots))
+        rows.view(np.uint8)[:] = np.frombuffer(b"".join(slot for _, slot in slots), np.uint8)
+        yield rows

@@ -24,7 +24,7 @@ import numpy as np
 
 from transport.blocks import Damage
 from transport.disk import make_folder, refused, sync, sync_folder, write_all
-from transport.errors import DamagedError, LayoutError
+from transport.errors import DamagedError, LayoutError, StorageError
 from transport.frames import xxh3
 from transport.instruments import Instrument
 from transport.pack import (
@@ -109,6 +109,8 @@ class TapeWriter:
         self._filled = 0
         self._content = Content()
         self._temporary = self.path.with_name(self.path.name + ".tmp")
+        if self.path.exists() and not self.path.is_file():  # a folder, or a device that the tape would take the name of
+            raise StorageError(f"{self.path} is there and is no file; choose another name")
         make_folder(self.path.parent)
         try:
             self._fd = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)

@@ -56,6 +56,7 @@ IN_WARMUP = 216
 UNKNOWN_INTENT = 217
 FORGED_KIND = 218
 OPERATOR = 219
+CROSSED_BOOK = 220
 
 # --- 300-399: orders and the exchange -------------------------------------------------------------------------------------
 NO_LIQUIDITY = 301
@@ -114,6 +115,7 @@ DOC: dict[int, str] = {
     UNKNOWN_INTENT: "action, type, time in force or state asked for does not exist",
     FORGED_KIND: "row of a kind or from a source that this edge may not carry",
     OPERATOR: "operator's command set the trading state",
+    CROSSED_BOOK: "best bid is above the best ask, as in an auction: nobody trades at either",
     NO_LIQUIDITY: "nothing on the other side of the book to trade with",
     UNKNOWN_ORDER: "no open order has this id",
     TABLE_FULL: "no room for it: among open orders, requests on their way, or answers on theirs",

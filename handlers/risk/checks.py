@@ -9,11 +9,11 @@ from __future__ import annotations
 import numpy as np
 
 from handlers.domain import reasons
-from handlers.domain.book import mid_twice, two_sided
+from handlers.domain.book import best_price, mid_twice, two_sided
 from handlers.domain.numeric import add_checked, mul_checked, mul_div
 from handlers.domain.order import may_amend
 from transport.compiled import kernel
-from transport.records import BUY, FOK, HALTED, LIMIT_ORDER, MARKET_ORDER, REDUCING, SELL, WARMUP
+from transport.records import ASK, BID, BUY, FOK, HALTED, LIMIT_ORDER, MARKET_ORDER, REDUCING, SELL, WARMUP
 
 LIMITS = np.dtype(
     [
@@ -93,12 +93,14 @@ def check_form(limits, side, qty, order_type, price, tif):
 
 @kernel
 def check_market(limits, m, cause, order_type, price):
-    """Is there a market to trade in: not history, a valid book, fresh, and a price near it."""
+    """Is there a market to trade in: not history, a valid book that is not crossed, fresh, and a price near it."""
     if cause.flags & WARMUP:
         return reasons.IN_WARMUP, 0, 0
     twice = mid_twice(m)
     if twice <= 0 or (m.venue_seq != 0 and not two_sided(m)):
         return reasons.INVALID_BOOK, 1, m.valid
+    if two_sided(m) and best_price(m, BID) > best_price(m, ASK):  # the paper exchange would fill both sides of an auction's book
+        return reasons.CROSSED_BOOK, 0, best_price(m, ASK) - best_price(m, BID)
     age = cause.ts_seq_ns - m.ts_seq_ns
     if limits.stale_ns > 0 and age > limits.stale_ns:
         return reasons.STALE_DATA, limits.stale_ns, age

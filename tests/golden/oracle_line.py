@@ -186,7 +186,7 @@ class Line:
         self.features = [Features(fast, slow, volatility) for _ in terms]
         self.steps = [[make() for make in strategies] for _ in terms]
         self.accounts = [Account() for _ in range(len(strategies) * self.count)]
-        self.judge = Risk(self.accounts, self.count, position_max, total_max)
+        self.judge = Risk(self.accounts, self.exchange.books, position_max, total_max)
         self.opening_cash, self.cash = cash, 0
         self.timer_ns, self.timer_due, self.timers = timer_ns, min(self.keys) + timer_ns, 0
         self.table: dict[int, Open] = {}

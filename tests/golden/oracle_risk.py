@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from handlers.domain import order as life
 from handlers.domain import reasons
-from tests.golden.oracle_exchange import Report
+from tests.golden.oracle_exchange import Book, Report
 from transport.records import (
     ACCEPTED, AMEND, AMEND_ORDER, AMENDED, BUY, BY_RISK, CANCEL, CANCEL_ALL, CANCEL_ORDER, COMMAND, FILL, HALTED,
     MARKET_ORDER, ORDER, PLACE, REJECT, SELL, TARGET, VERDICT,
@@ -31,6 +31,7 @@ class Working:
     instrument: int
     side: int
     qty: int
+    price: int
     filled: int = 0
     asked: int | None = None  # quantity of the amend that is not answered yet
     cancelling: bool = False
@@ -50,7 +51,7 @@ class Working:
                 self.cancelling = False
             return told.action in (AMEND, CANCEL)
         if told.action == AMENDED:
-            self.qty, self.asked = self.filled + told.leaves, None
+            self.qty, self.price, self.asked = self.filled + told.leaves, told.price, None
             return told.leaves > 0
         return told.action == ACCEPTED
 
@@ -58,8 +59,8 @@ class Working:
 class Risk:
     """Accounts by (strategy, instrument), orders at work, two limits in lots, and the state of trading."""
 
-    def __init__(self, accounts: Sequence[Account], instruments: int, position_max: int, total_max: int) -> None:
-        self.accounts, self.count = accounts, instruments
+    def __init__(self, accounts: Sequence[Account], books: Sequence[Book], position_max: int, total_max: int) -> None:
+        self.accounts, self.books, self.count = accounts, books, len(books)
         self.position_max, self.total_max = position_max, total_max
         self.working: dict[int, Working] = {}
         self.halted = False
@@ -78,6 +79,12 @@ class Risk:
         """The largest position, of either sign, that an instrument could come to."""
         held = self.held(instrument)
         return max(abs(held + self.could_fill(BUY, instrument)), abs(held - self.could_fill(SELL, instrument)))
+
+    def crossed(self, instrument: int) -> Fields:
+        """What refuses an order where bids are above asks, as the fields of the refusal; empty where they are not."""
+        book = self.books[instrument]
+        bid, ask = book.top() if book.open() else (0, 0)
+        return {"reason": reasons.CROSSED_BOOK, "limit": 0, "observed": ask - bid} if bid > ask else {}
 
     def over(self, instrument: int, side: int, more: int) -> Fields:
         """What refuses `more` lots of a side, as the fields of the refusal; empty when nothing does."""
@@ -124,12 +131,12 @@ class Risk:
             if not delta:
                 return None
             side, qty = (BUY, delta) if delta > 0 else (SELL, -delta)
-        why = self.over(i, side, qty)
+        why = self.crossed(i) or self.over(i, side, qty)
         if why:
             return {**intent, "source_id": BY_RISK, "row": number, "kind": REJECT, "leaves_lots": 0, **why}
         assert action in (TARGET, PLACE)
         order_id = (1 << 48) | (cause.seq << 12) | number
-        self.working[order_id] = Working(strategy, i, side, qty)
+        self.working[order_id] = Working(strategy, i, side, qty, intent.get("price_ticks", 0))
         return cause.row(
             BY_RISK, number, ORDER, side=side, qty_lots=qty, leaves_lots=qty, strategy_id=strategy, order_id=order_id,
             price_ticks=intent.get("price_ticks", 0), order_type=intent.get("order_type", MARKET_ORDER), tif=intent.get("tif", 0),
@@ -150,7 +157,9 @@ class Risk:
         if mine.cancelling or mine.asked is not None:
             state = life.PENDING_CANCEL if mine.cancelling else life.PENDING_AMEND
             return {**refused, "reason": reasons.INVALID_TRANSITION, "observed": state}
-        why = self.over(mine.instrument, mine.side, max(0, intent["qty_lots"] - mine.qty))
+        added = max(0, intent["qty_lots"] - mine.qty)
+        why = self.crossed(mine.instrument) if added or intent["price_ticks"] != mine.price else {}
+        why = why or self.over(mine.instrument, mine.side, added)
         if why:
             return {**refused, **why}
         mine.asked = intent["qty_lots"]

@@ -10,6 +10,7 @@ import pytest
 
 from engine.config import Config, RiskConfig, StrategyConfig
 from engine.line import Built
+from handlers.domain.reasons import CROSSED_BOOK
 from handlers.ingest.venues.captures import open_feed
 from tests.golden import oracle_line as oracle
 from tests.golden.line_runs import DECISIONS, difference, run_compiled, run_oracle, slots_of
@@ -55,7 +56,7 @@ def test_money_and_clock_end_as_the_oracles_and_every_kind_of_answer_came(both: 
     assert int(built.line.paper.paper[0]["executions"]) == line.exchange.executions > 1000
     told = {(r.kind, r.action) for r in line.answers}
     assert {(FILL, MAKER), (FILL, TAKER), (ACK, CANCELLED), (ACK, AMENDED), (ACK, EXPIRED)} <= told
-    assert np.any(logs["risk"]["kind"] == REJECT)
+    assert CROSSED_BOOK in logs["risk"]["reason"][logs["risk"]["kind"] == REJECT], "the day begins with an auction"
 
 
 def test_the_books_of_both_lines_end_with_the_same_orders(both: Both) -> None:

@@ -8,6 +8,7 @@ import re
 import resource
 import subprocess
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from html.parser import HTMLParser
@@ -24,7 +25,7 @@ from engine.run_folder import new_folder, open_run
 from engine.tables import DECIMAL_KINDS, KINDS_OF
 from handlers.ingest.venues.synthetic import SyntheticFeed, synthetic_instruments
 from transport.errors import StorageError
-from transport.records import AFTER_FILL, FILL, TRADE
+from transport.records import ACCEPTED, ACK, AFTER_FILL, FILL, REJECT, TRADE
 
 from tests.runs import BOTH_STRATEGIES, ROOT, config_file, done, environment, log_rows, replayed, table, tickline
 
@@ -107,7 +108,8 @@ def test_a_new_strategy_runs_and_its_test_passes(tmp_path: Path) -> None:
 
 def test_a_new_strategy_overwrites_nothing_and_needs_a_name(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text("mine")
-    for name, words in (("mine", "exists already"), ("Mine", "no name"), ("class", "no name"), ("a-b", "no name")):
+    taken = [(name, "Python knows already") for name in ("numpy", "signal", "engine")]  # its test would import that instead
+    for name, words in (("mine", "exists already"), ("Mine", "no name"), ("class", "no name"), ("a-b", "no name"), *taken):
         said = tickline("new", "strategy", name, "--folder", tmp_path)
         assert said.code == 2
         assert words in said.err
@@ -149,9 +151,24 @@ def test_exported_rows_are_as_many_as_the_run_has(run: Path) -> None:
     assert len(table(run, "trades")) == summary["events"]["Trade"]
     assert len(table(run, "quotes")) == summary["events"]["Quote"]
     assert len(table(run, "fills")) == summary["fills"] == summary["events"]["Fill"]
-    orders = log_rows(run, "orders")
-    assert len(table(run, "orders")) == np.isin(orders["kind"], KINDS_OF["orders"]).sum()
+    orders, inputs = log_rows(run, "orders"), log_rows(run, "input")
+    sent, told = np.isin(orders["kind"], KINDS_OF["orders"]).sum(), np.isin(inputs["kind"], (ACK, REJECT)).sum()
+    assert len(table(run, "orders")) == sent + told
+    assert told >= summary["orders"], "each was answered"
     assert len(table(run, "pnl")) == np.count_nonzero(orders["action"][orders["kind"] == KINDS_OF["pnl"][0]] == AFTER_FILL)
+
+
+def test_exported_orders_tell_what_the_exchange_answered_and_every_refusal(tmp_path: Path) -> None:
+    limits = "[risk]\nposition_max = 50\norders_per_second_max = 1\norders_burst = 1\n"
+    summary = replayed(tmp_path / "run", FEED, config=config_file(tmp_path, limits + BOTH_STRATEGIES))
+    rows = table(tmp_path / "run", "orders")
+    assert Counter(r["reason"] for r in rows if r["event"] == "REJECT") == summary["rejects"]
+    assert len(summary["rejects"]) > 1
+    inputs = log_rows(tmp_path / "run", "input")
+    accepted = inputs[(inputs["kind"] == ACK) & (inputs["action"] == ACCEPTED)]
+    assert len(accepted) > 0
+    assert [int(r["seq"]) for r in rows if r["event"] == "ACCEPTED"] == accepted["seq"].tolist()
+    assert [int(r["seq"]) for r in rows] == sorted(int(r["seq"]) for r in rows)
 
 
 def test_exported_trades_have_exact_decimals(run: Path) -> None:
@@ -187,6 +204,7 @@ def test_a_table_or_format_that_is_none_is_told(run: Path, tmp_path: Path) -> No
         ((run, "--table", "candles"), "no table 'candles'"),
         ((run, "--table", "fills", "--format", "xlsx"), "no format 'xlsx'"),
         ((FEED, "--table", "fills"), "replay the feed first"),
+        ((FEED, "--table", "candles"), "no table 'candles'"),
     ):
         said = tickline("export", *args, "--out", tmp_path / "out")
         assert said.code == 2
@@ -253,6 +271,7 @@ def test_the_report_stands_alone(run: Path) -> None:
     assert not re.search(r"https?://(?!www\.w3\.org/)", text)
     assert open_run(run).summary()["hashes"]["decision_log_hash"] in text
     assert "<svg" in text
+    assert "risk.stale_data_ms" in text, "the configuration, with where each value came from"
 
 
 def test_a_replay_for_people_says_where_the_run_is_and_how_to_prove_it(tmp_path: Path) -> None:
@@ -278,6 +297,8 @@ def test_a_run_without_a_name_is_numbered(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_demo_replaces_only_a_run(tmp_path: Path) -> None:
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "mine.txt").write_text("mine")
+    assert tickline("demo", "--out", tmp_path / "demo", "--rows", "5000").code == 2
+    (tmp_path / "demo" / "run.json").write_text('{"scripts": "another program\'s"}')
     assert tickline("demo", "--out", tmp_path / "demo", "--rows", "5000").code == 2
     assert (tmp_path / "demo" / "mine.txt").is_file()
     for _ in range(2):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -304,6 +306,26 @@ def test_a_failure_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
         write_table(breaks(), "trades", SyntheticFeed(1, 1).instruments, path)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["trades.csv"]
+
+
+def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path: Path) -> None:
+    """As /dev/null is: a file in a device's place would be everybody's."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as reader:
+        read = reader.submit(pipe.read_text)
+        write_table([rows_of({"kind": TRADE, "qty_lots": 1})], "trades", INSTRUMENTS, pipe)
+        assert len(read.result(timeout=30).splitlines()) == 2
+    assert pipe.is_fifo()
+    assert [p.name for p in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_a_link_keeps_pointing_at_the_file_that_is_written(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "trades.csv")
+    for _ in range(2):
+        write_table([rows_of({"kind": TRADE, "qty_lots": 1})], "trades", INSTRUMENTS, tmp_path / "link")
+        assert (tmp_path / "link").is_symlink()
+        assert len((tmp_path / "trades.csv").read_text().splitlines()) == 2
 
 
 def test_standard_output_stays_open_after_a_table(monkeypatch: pytest.MonkeyPatch) -> None:

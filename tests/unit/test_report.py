@@ -140,6 +140,12 @@ def test_page_tells_every_figure_of_the_summary() -> None:
         assert figure in text, figure
 
 
+def test_drawdown_counts_from_the_beginning_where_nothing_was_won_yet() -> None:
+    times = np.arange(4) * 10**9
+    page = render_page({}, {"equity": (times, np.array([-5.0, -3.0, 2.0, 1.0]))})
+    assert line_chart("drawdown", times, [-5.0, -3.0, 0.0, -1.0], area=True) in page
+
+
 def test_says_that_data_are_synthetic_when_they_are_and_only_then() -> None:
     assert "synthetic data" in text_of(render_page({**SUMMARY, "synthetic": True}, {}))
     assert "synthetic data" not in text_of(render_page(SUMMARY, series_of()))

@@ -12,7 +12,7 @@ from handlers.domain.order import TABLE_SLOTS
 from tests.desk import MILLION, Desk, passed, place, refusal, target
 from tests.stages import level, snapshot, stamped
 from transport.records import (
-    ACCEPTED, ACK, ACTIVE, AMEND, ASK, BUY, BY_INGEST, BY_RISK, CANCEL, CANCEL_ALL, CANCEL_ORDER, CANCELLED, END_OF_FEED, EVENT_END,
+    ACCEPTED, ACK, ACTIVE, AMEND, ASK, BID, BUY, BY_INGEST, BY_RISK, CANCEL, CANCEL_ALL, CANCEL_ORDER, CANCELLED, END_OF_FEED, EVENT_END,
     EXPIRED, FILL, FLATTEN, FOK, GAP, HALTED, INTENT, LIMIT_ORDER, MARKET_ORDER, NO_INSTRUMENT, ORDER, REDUCING, REJECT, SELL,
     SET_STATE, SIGNAL, TIMER, VERDICT, WARMUP,
 )  # fmt: skip
@@ -180,6 +180,18 @@ def test_refuses_order_on_a_book_that_a_gap_made_invalid_until_its_snapshot() ->
     assert refusal(desk.ask(place(BUY, 1))) == (reasons.INVALID_BOOK, 1, 0)
     assert passed(desk.ask(place(BUY, 1, instrument=1)))
     desk.input(*snapshot({999: 50}, {1001: 50}, 1000))
+    assert passed(desk.ask(place(BUY, 1)))
+
+
+def test_refuses_order_while_bids_are_above_asks_as_before_an_opening_auction() -> None:
+    desk = Desk()
+    desk.input(level(BID, 1001, 5, 1000))
+    assert passed(desk.ask(place(BUY, 1))), "locked is not crossed"
+    desk.input(level(BID, 1003, 5, 1000))
+    assert refusal(desk.ask(place(BUY, 1))) == (reasons.CROSSED_BOOK, 0, -2)
+    assert refusal(desk.ask(place(SELL, 1, 1002))) == (reasons.CROSSED_BOOK, 0, -2)
+    assert passed(desk.ask(place(SELL, 1, instrument=1)))
+    desk.input(level(BID, 1003, 0, 1000))
     assert passed(desk.ask(place(BUY, 1)))
 
 
@@ -381,7 +393,7 @@ def test_every_reason_that_risk_can_give_is_reached_here_or_by_its_amends() -> N
     tests = Path(__file__), Path(__file__).with_name("test_risk_amends.py")
     here = {name for file in tests for name in re.findall(r"reasons\.([A-Z]\w+)", file.read_text())} - {"NAME", "DOC", "NO_REASON"}
     assert here == given
-    assert len(given) == 22
+    assert len(given) == 23
 
 
 def test_an_order_whose_worth_would_not_fit_64_bits_is_over_the_limit() -> None:

@@ -176,6 +176,16 @@ def test_an_import_that_fails_leaves_no_tape_and_no_rest(tmp_path: Path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_is_no_file_is_refused_before_a_row_is_written_and_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("folder", "pipe"):
+        with pytest.raises(StorageError, match=f"{name} is there and is no file"):
+            TapeWriter(tmp_path / name, [BTC, ETH])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "pipe"]
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_a_tail_that_no_reader_would_take_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tape, "TAIL_BYTES_MAX", 1000)
     writer = TapeWriter(tmp_path / "a.tape", [BTC, ETH], {"sources": ["x" * 1000]})
