@@ -88,14 +88,17 @@ def demo(
     """Generate synthetic order flow, replay it with two strategies, and leave a run folder with a picture."""
     import shutil
 
+    from engine.feeds import open_feeds
     from engine.run_folder import facts_of
 
+    feed = f"synthetic:{rows}:{seed}:3"
+    open_feeds([feed], ())  # refused before anything is removed
     if (out / "run.json").is_file():
         facts_of(out)  # a run.json of somebody else's is no licence to remove what lies beside it
         shutil.rmtree(out)
     config = Path(__file__).with_name("demo.toml")
     resolved, origins = _resolve(config, {})
-    _replay([f"synthetic:{rows}:{seed}:3"], resolved, origins, out, Path(), 0.0, False)
+    _replay([feed], resolved, origins, out, Path(), 0.0, False)
 
 
 @app.command()

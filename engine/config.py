@@ -276,6 +276,25 @@ def dump(config: Config, origins: Mapping[str, str] | None = None) -> str:
     return "\n".join(out).lstrip("\n") + "\n"
 
 
+def values_told(config: Config, origins: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Every value by its dotted key, as it is written in TOML, with where it came from."""
+
+    def values(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, msgspec.Struct):
+            inner = [(f, getattr(value, f)) for f in value.__struct_fields__]
+        elif isinstance(value, dict):
+            inner = sorted(value.items())
+        elif isinstance(value, tuple) and any(isinstance(v, msgspec.Struct) for v in value):
+            inner = [(str(at), v) for at, v in enumerate(value)]
+        else:
+            yield key, value
+            return
+        for name, each in inner:
+            yield from values(f"{key}.{name}" if key else name, each)
+
+    return {key: (_toml(value), origins.get(key, "default")) for key, value in values("", config)}
+
+
 def _dump_table(table: msgspec.Struct, header: str, at: str, origins: Mapping[str, str], out: list[str]) -> None:
     """Plain values first: in TOML a key after a sub-table's header would belong to that."""
     later: list[tuple[str, Any]] = []

@@ -23,6 +23,7 @@ import msgspec
 from engine.errors import ConfigError
 
 OFF = "off"  # TOML has no null: how a file says that an optional limit is not wanted
+DIGITS_MAX = 18  # before the point and behind it: what 64 bits can count, and exact arithmetic stays small
 _HEADER = re.compile(r"\s*(\[\[?)\s*([^\[\]#]+?)\s*\]")
 _KEY = re.compile(r"\s*([A-Za-z0-9_\-.\"' ]+?)\s*=")
 T = TypeVar("T", bound=msgspec.Struct)
@@ -178,6 +179,9 @@ class Layers:
             return None
         if isinstance(value, Decimal | float) and not Decimal(value).is_finite():
             self.problems.append(f"{key} = {shown(data)}: expected a finite number ({self.origins[key]})")
+        elif isinstance(value, Decimal) and not -DIGITS_MAX <= _exponent(value) <= value.adjusted() < DIGITS_MAX:
+            words = f"expected at most {DIGITS_MAX} digits before the point and behind it"
+            self.problems.append(f"{key} = {shown(data)}: {words} ({self.origins[key]})")
         return value
 
     def _unknown(self, name: str, at: str, fields: Mapping[str, Any]) -> None:
@@ -185,6 +189,11 @@ class Layers:
         near = difflib.get_close_matches(name, fields, 1, 0.5)
         hint = f"did you mean {at + '.' if at else ''}{near[0]}?" if near else f"known here: {', '.join(fields)}"
         self.problems.append(f"{key}: unknown key, {hint} ({self.origin(key)})")
+
+
+def _exponent(value: Decimal) -> int:
+    """Power of ten of the last digit of a finite number."""
+    return int(value.as_tuple().exponent)
 
 
 def struct_in(hint: Any) -> type[msgspec.Struct] | None:

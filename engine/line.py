@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,7 @@ from handlers.signals import stage as signals
 from handlers.signals.errors import StrategyError
 from handlers.signals.loading import LoadedStep, compile_step, new_state
 from transport.compiled import interruptible
-from transport.errors import InstrumentError
-from transport.instruments import Instrument, plain
+from transport.instruments import Instrument
 from transport.records import (
     BY_INGEST, COMMAND, EVENT_END, INSTRUMENT, NO_INSTRUMENT, SET_CASH, SET_POSITION, START, empty,
 )  # fmt: skip
@@ -172,7 +171,10 @@ def _common_unit(instruments: Sequence[Instrument]) -> Fraction:
 def _held(
     config: Config, instruments: Sequence[Instrument], terms: np.ndarray[Any, Any], limits: np.ndarray[Any, Any]
 ) -> list[Held]:
-    """`account.positions` in lots and money units; raises ConfigError for one that is not on the grid or cannot be counted."""
+    """`account.positions` in lots and money units, rounded to one; raises ConfigError for one that cannot be counted.
+
+    The price is what was paid on average, which need not be on the grid.
+    """
     names = {i.name: n for n, i in enumerate(instruments)}
     strategies = {s.name: n for n, s in enumerate(config.strategy, start=1)}
     out = []
@@ -181,13 +183,9 @@ def _held(
         if held.instrument not in names:
             raise ConfigError(f"{key}: no instrument {held.instrument!r}; there are {', '.join(names)}")
         number = names[held.instrument]
-        try:
-            ticks = instruments[number].price_ticks(held.price)
-        except (InstrumentError, InvalidOperation) as error:  # the latter from more digits than a decimal has
-            tick = plain(instruments[number].tick)
-            raise ConfigError(f"{key}: {held.price} is no multiple of the tick of {held.instrument}, {tick}, or too large") from error
-        cost = round(Fraction(ticks * held.lots * int(terms[number]["num"]), int(terms[number]["den"])))
-        counted = (ticks * held.lots, cost, held.lots * int(limits[number]["lot_units"]))
+        ticks = Fraction(held.price) / Fraction(instruments[number].tick) * held.lots
+        cost = round(ticks * Fraction(int(terms[number]["num"]), int(terms[number]["den"])))
+        counted = (int(ticks), cost, held.lots * int(limits[number]["lot_units"]))
         if max(map(abs, counted)) >= UNLIMITED:
             raise ConfigError(f"{key}: {held.lots} lots of {held.instrument} at {held.price} are too much to count")
         out.append(Held(strategies[held.strategy], number, held.lots, cost))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.config import Config
+from engine.config import Config, values_told
 from engine.cores import check_cores, pinned
 from engine.errors import LineBroken
 from engine.feeds import OpenFeed, open_feeds
@@ -97,11 +97,11 @@ def replay(
             journal.abandon()
             raise
     took["seconds_with_journal"] = time.perf_counter() - began - session.starting_s
-    summary = _summary(config, origins, tally, built, feeds, hashes, took, sources, title)
+    summary = _summary(config, tally, built, feeds, hashes, took, sources, title)
     summary["troubles"] = session.troubles()
     if config.account.at_end == "flatten":
         summary["troubles"] |= tally.not_flattened()
-    _finish(folder, config, summary, tally, built)
+    _finish(folder, config, origins, summary, tally, built)
     return Replayed(folder, summary, built, feeds)
 
 
@@ -190,7 +190,6 @@ def _published(
 
 def _summary(
     config: Config,
-    origins: Mapping[str, str],
     tally: Tally,
     built: Built,
     feeds: Sequence[OpenFeed],
@@ -224,8 +223,10 @@ def _summary(
     }
 
 
-def _finish(folder: Path, config: Config, summary: dict[str, Any], tally: Tally, built: Built) -> None:
+def _finish(
+    folder: Path, config: Config, origins: Mapping[str, str], summary: dict[str, Any], tally: Tally, built: Built
+) -> None:
     series = tally.series(config.account.cash)
     _, series["latency"] = latency_table(built.line.histograms, cycles_per_ns())
-    write_report(folder / "report.html", summary, series)
+    write_report(folder / "report.html", {**summary, "configuration": values_told(config, origins)}, series)
     write_json(folder / "summary.json", summary, config.journal.durability == "fsync")

@@ -12,7 +12,7 @@ import pytest
 
 from engine.config import LOTS_MAX, AccountConfig, Config, HeldPosition, RiskConfig, StrategyConfig
 from engine.errors import ConfigError
-from engine.line import build_line
+from engine.line import Held, build_line
 from engine.run_folder import open_run
 from handlers.domain import reasons
 from handlers.ingest.venues.synthetic import synthetic_instruments
@@ -235,8 +235,8 @@ def test_every_placement_begins_with_the_same_words_and_is_proved(placement: str
     ("was", "now", "words"),
     [
         ('instrument = "BBB.synthetic"\nlots', 'instrument = "BBC.synthetic"\nlots', "no instrument 'BBC.synthetic'; there are AAA.synthetic, BBB"),
-        ("price = 61000.25", "price = 61000.255", "61000.255 is no multiple of the tick of AAA.synthetic, 0.01"),
-        ("price = 61000.25", 'price = "1e40"', "is no multiple of the tick of AAA.synthetic, 0.01, or too large"),
+        ("price = 61000.25", 'price = "1e17"', "lots of AAA.synthetic at 1E+17 are too much to count"),
+        ("price = 61000.25", 'price = "1e999999999"', "expected at most 18 digits before the point and behind it"),
         ('strategy = "keeper"', 'strategy = "keeping"', "no strategy keeping; there are: keeper, closer, pusher"),
         ("lots = 700", "lots = 2_000_000_000_000", "expected int <= 1099511627776"),
     ],
@@ -263,12 +263,21 @@ def test_refuses_positions_that_the_total_cannot_count() -> None:
         line_holding(2**39, Decimal(0), *others, position_total_max=Decimal(10**12))
 
 
-def line_holding(lots: int, price: Decimal, *others: Instrument, **rules: Any) -> None:
-    """Build a line that holds so many lots of an instrument with a tick of 0.01 and a lot of 1."""
+@pytest.mark.parametrize(
+    ("lots", "price", "cost"),
+    [(3, "1.00333333333", 301_000_000), (-3, "1.005", -301_500_000), (1, "1.000000005", 100_000_000), (1, "1.000000015", 100_000_002)],
+)
+def test_an_average_price_between_two_ticks_costs_what_was_paid_to_the_nearest_unit(lots: int, price: str, cost: int) -> None:
+    (held,) = line_holding(lots, Decimal(price))
+    assert (held.lots, held.cost) == (lots, cost)
+
+
+def line_holding(lots: int, price: Decimal, *others: Instrument, **rules: Any) -> list[Held]:
+    """What a line holds that was built to hold so many lots of an instrument with a tick of 0.01 and a lot of 1."""
     config = Config(
         account=AccountConfig(positions=(HeldPosition("m", "A.test", lots, price),)), risk=RiskConfig(**rules),
         strategy=(StrategyConfig("m", "momentum"),),
     )  # fmt: skip
-    build_line(config, (Instrument("A", "test", Decimal("0.01"), Decimal(1)), *others), 1, 1, Path())
+    return build_line(config, (Instrument("A", "test", Decimal("0.01"), Decimal(1)), *others), 1, 1, Path()).held
 
 

@@ -92,6 +92,9 @@ def test_the_demo_of_another_seed_is_another_market_and_the_same_each_time(tmp_p
     assert hashes["one"]["market_hash"] != hashes["other"]["market_hash"]
     plain = replayed(tmp_path / "plain", "synthetic:5000:8:3", config=ROOT / "engine" / "demo.toml")
     assert plain["hashes"]["decision_log_hash"] == hashes["one"]["decision_log_hash"]
+    said = tickline("demo", "--rows", "5000", "--seed", "-1", "--out", tmp_path / "one")
+    assert said.code == 2
+    assert open_run(tmp_path / "one").summary()["hashes"] == hashes["one"], "what it would have replaced is there still"
 
 
 # --- import and export of a feed, on a grid of one's own -------------------------------------------------------------------

@@ -162,6 +162,8 @@ def test_refuses_an_unknown_key_of_a_file_with_its_line(tmp_path: Path) -> None:
         ("latency.report_back_us", 2**40, "latency.report_back_us = 1099511627776: expected int <= 86400000000"),
         ("account.cash", "lots", 'account.cash = "lots": expected a decimal number'),
         ("account.cash", "inf", "account.cash = Infinity: expected a finite number"),
+        ("account.maker_fee_bp", "1e999999999", "account.maker_fee_bp = 1E+999999999: expected at most 18 digits before the point"),
+        ("risk.position_max", "0e-999999999", "expected at most 18 digits before the point and behind it"),
         ("account.cash", "0", "account.cash: 0 must be above 0"),
         ("account.cash", "1e12", "account.cash: 1E+12 overflows"),
         ("account.cash", "0.000000001", "is finer than 8 money_decimals"),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-import time
-from concurrent.futures import ThreadPoolExecutor
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from handlers.contract import Handler
 from handlers.domain import reasons
 from handlers.domain.schema import EMA_FAST, EMA_SLOW, MID, VOLATILITY
 from handlers.ingest.venues.synthetic import SyntheticFeed
-from handlers.signals import loading
 from handlers.signals.errors import StrategyError, StrategyNotFound, StrategyRefused
 from handlers.signals.loading import BUILT_IN, PROTOTYPE, Attributes, LoadedStep, compile_step, new_state
 from transport import compiled
@@ -163,22 +162,37 @@ def test_refuses_strategy_that_allocates_also_when_asked_again(what: str, folder
             load(folder, body)
 
 
-def test_starts_at_once_compile_a_strategy_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    body = "@handler(reads=FEATURE)\ndef go(s, p, row, out):\n    return 0\n"
+COMPILES = """
+import sys, time
+from pathlib import Path
+from handlers.signals import loading
+first, times = loading._compile_first, 0
+def slowly(*args):
+    global times
+    times += 1
+    time.sleep(0.5)
+    return first(*args)
+loading._compile_first = slowly
+print("ready", flush=True)
+sys.stdin.readline()
+step = loading.compile_step("mine.py:go", Path(sys.argv[1]))
+print(times, step.python)
+"""
+
+
+def test_processes_that_start_at_once_compile_a_strategy_once(folder: Path) -> None:
+    body = f"@handler(reads=FEATURE)\ndef go(s, p, row, out):\n    return {os.getpid()} * 0\n"  # which no cache knows yet
     (folder / "mine.py").write_text(HEAD + body)
-    compiled_for: list[str] = []
-    first = loading._compile_first
-
-    def slowly(*args: Any) -> Any:
-        compiled_for.append(args[1])
-        time.sleep(0.2)
-        return first(*args)
-
-    monkeypatch.setattr(loading, "_compile_first", slowly)
-    with ThreadPoolExecutor(3) as many:
-        steps = list(many.map(lambda _: compile_step("mine.py:go", folder), range(3)))
-    assert len(compiled_for) == 1
-    assert [step.python for step in steps] == [None] * 3
+    command = [sys.executable, "-c", COMPILES, str(folder)]
+    started = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    for process in started:
+        assert process.stdout and process.stdout.readline() == "ready\n"
+    for process in started:
+        assert process.stdin
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    said = [process.communicate(timeout=60)[0].split() for process in started]
+    assert sorted(said) == [["0", "None"], ["0", "None"], ["1", "None"]]
 
 
 def test_missing_file_or_step_is_told_with_what_there_is(folder: Path) -> None:
