@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -24,7 +25,6 @@ from transport.tape import TapeWriter
 from tests.runs import BOTH_STRATEGIES, config_file, done, joined, log_rows, replayed, tickline
 
 PLACED = ("split", "staged")
-FEEDS = ("synthetic:15_000:7:1", "synthetic:15_000:8:1")
 STRATEGY = '''"""Follows the last trade."""
 
 from handlers.contract import handler
@@ -54,11 +54,27 @@ Change = Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def feeds(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two feeds of the same time, an instrument each."""
+    folder = tmp_path_factory.mktemp("feeds")
+    paths = []
+    for number, seed in enumerate((7, 8)):
+        feed = SyntheticFeed(seed, 15_000, 1)
+        feed.bind({i.name: 0 for i in feed.instruments}, FEED_BASE + number)
+        instruments = [msgspec.structs.replace(i, symbol=f"S{seed}") for i in feed.instruments]
+        with TapeWriter(folder / f"{seed}.tape", instruments, {"sources": []}) as tape:
+            for chunk in feed.chunks(65536):
+                tape.append(chunk)
+        paths.append(folder / f"{seed}.tape")
+    return paths
+
+
+@pytest.fixture(scope="module")
+def made(feeds: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a fused run of two merged feeds, and their strategies."""
     folder = tmp_path_factory.mktemp("placed")
     (folder / "follow.py").write_text(STRATEGY)
-    replayed(folder / "run", *FEEDS, config=config_file(folder, CONFIG))
+    replayed(folder / "run", *feeds, config=config_file(folder, CONFIG))
     return folder
 
 
@@ -118,9 +134,11 @@ def test_records_that_ingest_refuses_are_as_if_they_were_not_there(made: Path, t
 
 
 @pytest.mark.parametrize("placement", PLACED)
-def test_an_edited_strategy_is_named_with_the_first_decision_that_diverges(placement: str, tmp_path: Path) -> None:
+def test_an_edited_strategy_is_named_with_the_first_decision_that_diverges(
+    placement: str, feeds: list[Path], tmp_path: Path
+) -> None:
     (tmp_path / "follow.py").write_text(STRATEGY)
-    replayed(tmp_path / "run", *FEEDS, config=config_file(tmp_path, CONFIG))
+    replayed(tmp_path / "run", *feeds, config=config_file(tmp_path, CONFIG))
     (tmp_path / "follow.py").write_text(STRATEGY.replace("LOTS = 30", "LOTS = 31"))
     found = verify(tmp_path / "run", placement=placement)
     assert found.evidence == []
