@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 COMPILING = "compiling"
-FIRST_TIME = "compiling the line: a minute or two, once for these sources and this machine; later starts load it"
+FIRST_TIME = "compiling the line: a minute or so, once for these sources and this machine; later starts load it"
 
 
 class Say(Protocol):
