@@ -82,7 +82,7 @@ params = {{ lots = 10, enter = 0.6, leave = 0.0 }}
 
 def new_strategy(name: str, folder: Path) -> list[Path]:
     """Write NAME.py, test_NAME.py and NAME.toml; raises EngineError for a bad name or a file that is there already."""
-    if not name.isidentifier() or keyword.iskeyword(name) or name != name.lower():
+    if not name.isidentifier() or not name[0].isalpha() or keyword.iskeyword(name) or name != name.lower():
         raise EngineError(f"{name!r} is no name for a strategy: lower-case letters, digits and underscores, a letter first")
     texts = {f"{name}.py": _STRATEGY, f"test_{name}.py": _TEST, f"{name}.toml": _CONFIG}
     there = [f for f in texts if (folder / f).exists()]

@@ -109,7 +109,8 @@ def test_a_new_strategy_runs_and_its_test_passes(tmp_path: Path) -> None:
 def test_a_new_strategy_overwrites_nothing_and_needs_a_name(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text("mine")
     taken = [(name, "Python knows already") for name in ("numpy", "signal", "engine")]  # its test would import that instead
-    for name, words in (("mine", "exists already"), ("Mine", "no name"), ("class", "no name"), ("a-b", "no name"), *taken):
+    bad = [(name, "no name") for name in ("Mine", "class", "a-b", "", "_mine", "__main__")]
+    for name, words in (("mine", "exists already"), *bad, *taken):
         said = tickline("new", "strategy", name, "--folder", tmp_path)
         assert said.code == 2
         assert words in said.err
