@@ -253,11 +253,11 @@ def run_fused(owned, deadline):
     logged = 1
     while True:
         source, when = peek(s, reports)
-        if source == STARVED:
-            return WANTS_WINDOW
         if arrivals.next_due < when:
             advance(line.paper, line.markets, when)
             continue
+        if source == STARVED:
+            return WANTS_WINDOW
         if source == NOTHING:
             if close_line(s):
                 continue

@@ -10,7 +10,7 @@ import numpy as np
 from handlers.domain.borrowed import borrow
 from handlers.domain.queue import Queue, new_queue, push_first
 from handlers.ingest.sequencer import (
-    NOTHING, STARVED, admit_feed, admit_own, close_line, full, new_sequencer, open_window, peek, start_timers,
+    NOTHING, STARVED, admit_feed, admit_own, close_line, full, new_sequencer, open_window, peek, quiet_until, start_timers,
 )  # fmt: skip
 from tests.stages import Fields, slots
 from transport.compiled import kernel
@@ -46,9 +46,9 @@ def trades(times: Sequence[int], feed: int = 0, **fields: Any) -> np.ndarray:
 
 
 class Intake:
-    """INGEST with its feeds cut into windows; `run` returns the whole input log."""
+    """INGEST with its feeds cut into windows, or the time until which a live one is quiet; `run` returns the whole input log."""
 
-    def __init__(self, feeds: Sequence[Sequence[np.ndarray]], timer_ns: int = 0, instruments: int = 2, **room: int) -> None:
+    def __init__(self, feeds: Sequence[Sequence[np.ndarray | int]], timer_ns: int = 0, instruments: int = 2, **room: int) -> None:
         self.sequencer = new_sequencer(len(feeds), instruments, timer_ns, 3, False, **room)
         self.reports: Queue = new_queue(1024)
         self.feeds = [list(f) for f in feeds]
@@ -60,8 +60,12 @@ class Intake:
     def _turn(self, f: int) -> None:
         at = self._next[f]
         window = self.feeds[f][at]
+        self._next[f] = at + 1
+        if isinstance(window, int):
+            quiet_until(self.sequencer, f, window)
+            return
         open_window(self.sequencer, f, window, self._rows[f], at + 1 == len(self.feeds[f]))
-        self._next[f], self._rows[f] = at + 1, self._rows[f] + len(window)
+        self._rows[f] += len(window)
 
     def timers_from(self, first_ns: int) -> None:
         start_timers(self.sequencer, first_ns)

@@ -59,7 +59,7 @@ Origin = _integer("<i8", -(2**63), 2**63 - 1, at=120)
 TRADE, QUOTE, BOOK_DELTA, BOOK_SNAPSHOT, BAR, INSTRUMENT, STATUS, GAP = 1, 2, 3, 4, 5, 6, 7, 8
 TIMER, COMMAND, START, MARK = 9, 10, 11, 12
 FEATURE, FORECAST, SIGNAL, INTENT, ORDER, CANCEL, AMEND = 13, 14, 15, 16, 17, 18, 19
-ACK, REJECT, FILL, POSITION, VERDICT, CHECKPOINT = 20, 21, 22, 23, 24, 25
+ACK, REJECT, FILL, POSITION, VERDICT, CHECKPOINT, CONNECTION = 20, 21, 22, 23, 24, 25, 26
 
 # --- flags (bits of the header's `flags`) ---------------------------------------------------------------------------------
 EVENT_END = 1  # last record of one venue message: book, features and decisions are read only here
@@ -91,6 +91,12 @@ ACTIVE, REDUCING, HALTED = 0, 1, 2
 
 # --- action of a fill: who waited -----------------------------------------------------------------------------------------
 MAKER, TAKER = 1, 2
+
+# --- action of a status row: the venue-neutral trading status; `status` has the venue's own code --------------------------
+UNKNOWN_STATUS, PRE_OPEN, AUCTION, TRADING, PAUSED, CLOSED, HALT = 0, 1, 2, 3, 4, 5, 6
+
+# --- action of a connection row: a step in the life of a feed's connection ------------------------------------------------
+CONNECTING, CONNECTED, SUBSCRIBED, DISCONNECTED, CONNECT_FAILED, RESYNC, OVERRUN = 1, 2, 3, 4, 5, 6, 7
 
 MARKET_ORDER, LIMIT_ORDER = 1, 2
 GTC, IOC, FOK = 0, 1, 2
@@ -194,9 +200,22 @@ class InstrumentRow(Record, frozen=True, array_like=True, tag=INSTRUMENT):
 
 
 class Status(Record, frozen=True, array_like=True, tag=STATUS):
-    """Trading status of an instrument changed at the venue; `action` is the venue-neutral state."""
+    """Trading status of an instrument changed at the venue; `action` is the venue-neutral one (PRE_OPEN, TRADING, …)."""
 
-    status: I64
+    status: I64  # the venue's own code
+    reason: Reason  # of the engine's own, where it was a check of the data that halted the instrument
+    venue_seq: VenueSeq
+    origin: Origin
+
+
+class Connection(Record, frozen=True, array_like=True, tag=CONNECTION):
+    """A step in the life of a live feed's connection: from DISCONNECTED to the next snapshot nothing is known of its books."""
+
+    connection: I64  # counts the feed's connections, from 1
+    attempt: I64  # of connecting, from 1
+    lost: I64  # messages, OVERRUN: dropped because the line did not keep up; else 0
+    code: I64  # close code of the websocket (RFC 6455 section 7.4) or HTTP status, 0 where there is none
+    origin: Origin
 
 
 class Gap(Record, frozen=True, array_like=True, tag=GAP):
@@ -391,7 +410,7 @@ class Checkpoint(Record, frozen=True, array_like=True, tag=CHECKPOINT):
 
 KINDS: tuple[type[Record], ...] = (
     Trade, Quote, BookDelta, BookSnapshot, Bar, InstrumentRow, Status, Gap, Timer, Command, Start, Mark, Feature, Forecast,
-    Signal, Intent, Order, Cancel, Amend, Ack, Reject, Fill, Position, Verdict, Checkpoint,
+    Signal, Intent, Order, Cancel, Amend, Ack, Reject, Fill, Position, Verdict, Checkpoint, Connection,
 )  # fmt: skip
 KIND_OF: dict[int, type[Record]] = {}
 NAME_OF: dict[int, str] = {}

@@ -1,6 +1,7 @@
 """FEATURES: a market record in, bars and feature rows out.
 
-    INPUT ──► (books folded by the runner) ──► bars, feature rows ──► SIGNALS        a row with levels is a long row
+    INPUT ──► (books folded by the runner) ──► bars, feature rows ──► SIGNALS        a row with levels is a long row;
+                                          │                                         a feed's own bars are handed on
                                           └──► a checkpoint every `checkpoint` inputs: the rolling digest of those rows
 """
 
@@ -109,6 +110,15 @@ def add_levels(state, m, out, n):
     return n + 1 + behind
 
 
+@kernel
+def pass_bar(state, r, row):
+    """Hand on the bar `r` that a feed brought: what reads bars sees those of a feed and our own alike."""
+    copy_slot(row, r)
+    begin(row, r, BY_FEATURES, BAR, 0)
+    fold_digest(state.digest[0], row)
+    return 1
+
+
 @kernel(inline=True)
 def step_features(state, m, r, out):
     """Rows of one input `r`, whose market record is already folded into `m`; returns how many slots of `out` they take.
@@ -126,6 +136,8 @@ def step_features(state, m, r, out):
             fold_digest(state.digest[0], out[0])
     elif r.kind == COMMAND and r.action == END_OF_FEED:
         return close_all_bars(state, r, out)
+    elif r.kind == BAR:
+        return pass_bar(state, r, out[0])
     if not r.flags & EVENT_END:
         return n
     if p.top == TOP_BOOK:

@@ -25,8 +25,8 @@ from handlers.domain.memory import copy_slot, prefetch_slot, slot_at, zero_slot
 from handlers.domain.queue import NEVER, Queue, first, new_queue, pop, push
 from transport.compiled import kernel
 from transport.records import (
-    ASK, BID, BOOK_DELTA, BOOK_SNAPSHOT, BY_INGEST, CANCEL_ALL, CLEAR, COMMAND, END_OF_FEED, EVENT_END, FEED_BASE, FLATTEN,
-    NO_INSTRUMENT, QUOTE, SLOT_BYTES, TIMER, empty,
+    ASK, BAR, BID, BOOK_DELTA, BOOK_SNAPSHOT, BY_INGEST, CANCEL_ALL, CLEAR, COMMAND, CONNECTION, END_OF_FEED, EVENT_END, FEED_BASE,
+    FLATTEN, NO_INSTRUMENT, QUOTE, SLOT_BYTES, TIMER, empty,
 )  # fmt: skip
 
 FEEDS_MAX = 64
@@ -108,6 +108,13 @@ def open_window(s: Sequencer, feed: int, rows: np.ndarray, first: int, final: bo
     seek_first(s, feed)
 
 
+def quiet_until(s: Sequencer, feed: int, when: int) -> None:
+    """Say that a live feed whose window is used up has no record before `when` (ns): timers and reports need not wait for one."""
+    w = s.windows[feed]
+    assert w["at"] == w["rows"] and not w["final"], "the feed has a record or has ended"
+    w["key_ns"] = max(int(w["key_ns"]), when)
+
+
 def start_timers(s: Sequencer, first_ns: int, origin_ns: int = 0) -> None:
     """Timers are due at origin + k * interval, k >= 1, after the first record's time; origin 0 is that time itself.
 
@@ -137,19 +144,21 @@ def command(s, action, when):
 def peek(s, reports):
     """(source, time) of the next candidate: a feed's index, A_TIMER, A_COMMAND, A_REPORT, STARVED or NOTHING.
 
-    Once every feed has ended it is CANCEL_ALL, at the last record's time and so before any report: from there on nothing new
-    passes, or a strategy that answers every fill with an order would keep the line from its end.
+    STARVED: a feed whose window is used up may have the next one. Its next record is no earlier than its window's time, so what
+    is due before that does not wait for it. Once every feed has ended it is CANCEL_ALL, at the last record's time and so before
+    any report: from there on nothing new passes, or a strategy that answers every fill with an order would keep the line from
+    its end.
     """
     head = s.head[0]
     source = NOTHING
-    when = NEVER
+    when = starved = NEVER
     for f in range(head.feeds):
         w = s.windows[f]
         if w.at == w.rows and not w.final:
-            return STARVED, w.key_ns
-        if w.key_ns < when:
+            starved = min(starved, w.key_ns)
+        elif w.key_ns < when:
             source, when = f, w.key_ns
-    if source == NOTHING and head.phase == RECORDS:
+    if source == NOTHING and starved == NEVER and head.phase == RECORDS:
         command(s, CANCEL_ALL, head.ts_seq_ns)
         head.phase = CLOSING
     due = reports.head[0].next_due
@@ -158,8 +167,10 @@ def peek(s, reports):
     due = s.commands.head[0].next_due
     if due <= when and due < NEVER:
         source, when = A_COMMAND, due
-    if head.timer_due <= when and when < NEVER:
-        return A_TIMER, head.timer_due
+    if head.timer_due <= when and (when < NEVER or starved < NEVER):
+        source, when = A_TIMER, head.timer_due
+    if starved < NEVER and when >= starved:
+        return STARVED, starved
     return source, when
 
 
@@ -168,7 +179,7 @@ def refusal(r, instruments):
     """Reason why a feed's record may not enter the line, or 0. Everything downstream indexes without looking again."""
     if r.source_id < FEED_BASE or r.kind > 63 or not (MARKET >> np.uint64(r.kind)) & np.uint64(1):
         return reasons.FORBIDDEN_KIND
-    if r.instrument_id >= instruments:
+    if r.instrument_id >= instruments and not (r.kind == CONNECTION and r.instrument_id == NO_INSTRUMENT):
         return reasons.UNKNOWN_SYMBOL
     if r.parts > 1:  # a seq is one slot of the input log
         return reasons.LONG_ROW
@@ -181,6 +192,20 @@ def refusal(r, instruments):
             return reasons.OUT_OF_RANGE
         if r.kind >= BOOK_DELTA and r.side != BID and r.side != ASK and r.action != CLEAR:
             return reasons.OUT_OF_RANGE
+    elif r.kind == BAR:
+        return bar_refusal(r)
+    return 0
+
+
+@kernel
+def bar_refusal(r):
+    """`refusal` of a bar: high and low enclose open and close, all are prices, and quantities are not negative."""
+    low, high = r.low_ticks, r.high_ticks
+    inside = low <= r.open_ticks and r.open_ticks <= high and low <= r.close_ticks and r.close_ticks <= high
+    if not inside or low < -PRICE_MAX or high > PRICE_MAX:
+        return reasons.OUT_OF_RANGE
+    if np.uint64(r.volume_lots) > np.uint64(QTY_MAX) or r.trades < 0 or r.interval_ns < 0:
+        return reasons.OUT_OF_RANGE
     return 0
 
 

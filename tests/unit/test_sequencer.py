@@ -10,12 +10,12 @@ from handlers.ingest.sequencer import FEEDS_MAX, OWN, PAUSE_NS, PRICE_MAX, QTY_M
 from tests.sequencing import Intake, kinds_and_times, trades
 from tests.stages import slots
 from transport.records import (
-    ACK, ADD, ASK, BOOK_DELTA, BOOK_SNAPSHOT, BY_EXCHANGE, BY_INGEST, CANCEL_ALL, CLEAR, COMMAND, END_OF_FEED, FEED_BASE, FILL, INTENT,
-    KINDS, NAME_OF, ORDER, QUOTE, TIMER, TRADE, copied,
+    ACK, ADD, ASK, BAR, BOOK_DELTA, BOOK_SNAPSHOT, BY_EXCHANGE, BY_INGEST, CANCEL_ALL, CLEAR, COMMAND, CONNECTION, END_OF_FEED, FEED_BASE,
+    FILL, INTENT, KINDS, NAME_OF, NO_INSTRUMENT, ORDER, QUOTE, TIMER, TRADE, copied,
 )  # fmt: skip
 
 HOUR, DAY = 3_600 * 10**9, 86_400 * 10**9
-OPEN_KINDS = ("Trade", "Quote", "BookDelta", "BookSnapshot", "Status", "Gap")
+OPEN_KINDS = ("Trade", "Quote", "BookDelta", "BookSnapshot", "Bar", "InstrumentRow", "Status", "Gap", "Connection")
 
 
 def log_of(intake: Intake) -> np.ndarray:
@@ -39,6 +39,21 @@ def test_feed_that_goes_back_in_time_keeps_its_order_and_the_lines_clock_stands(
     assert rows["ts_recv_ns"].tolist() == [7, 10, 5, 12, 20]
 
 
+@pytest.mark.parametrize(
+    "bar", [{"low_ticks": 9}, {"high_ticks": 4}, {"close_ticks": 8}, {"open_ticks": 3}, {"volume_lots": -1}, {"trades": -1}, {"high_ticks": 2**41}]
+)
+def test_a_bar_that_cannot_be_is_refused(bar: dict[str, int]) -> None:
+    usual = {"kind": BAR, "source_id": 16, "open_ticks": 5, "high_ticks": 7, "low_ticks": 4, "close_ticks": 6, "volume_lots": 3}
+    intake = Intake([[slots([{**usual, "ts_recv_ns": 100}, {**usual, "ts_recv_ns": 200, **bar}])]])
+    assert log_of(intake)["ts_seq_ns"].tolist() == [100]
+    assert intake.sequencer.counters[reasons.OUT_OF_RANGE] == 1
+
+
+def test_a_connections_life_concerns_no_instrument() -> None:
+    rows = log_of(Intake([[trades([100], kind=CONNECTION, instrument_id=NO_INSTRUMENT), trades([200], instrument_id=NO_INSTRUMENT)]]))
+    assert rows["kind"].tolist() == [CONNECTION]
+
+
 def test_feed_that_goes_back_at_a_window_or_after_an_empty_one_keeps_its_order() -> None:
     whole = log_of(Intake([[trades([10, 5, 20])], [trades([7, 12], 1)]]))
     rows = trades([10, 5, 20])
@@ -52,6 +67,24 @@ def test_at_one_time_timers_come_before_commands_reports_and_feeds() -> None:
     intake.answer(200)
     intake.order(200)
     assert [k for k, t in kinds_and_times(log_of(intake)) if t == 200] == [TIMER, COMMAND, ACK, TRADE]
+
+
+def test_timers_and_reports_of_a_quiet_live_feed_come_up_to_the_time_it_is_quiet_until() -> None:
+    intake = Intake([[trades([100, 150]), 400, trades([390, 401])]], timer_ns=100)
+    intake.timers_from(100)
+    intake.answer(250)
+    intake.answer(400)
+    told = kinds_and_times(log_of(intake))
+    assert told == [
+        (TRADE, 100), (TRADE, 150), (TIMER, 200), (ACK, 250), (TIMER, 300), (TIMER, 400), (ACK, 400),
+        (TRADE, 400), (TRADE, 401),  # what comes in spite of the promise bears the time that was promised
+    ]  # fmt: skip
+
+
+def test_a_feed_quiet_until_a_time_holds_up_what_is_due_at_it() -> None:
+    intake = Intake([[trades([100]), 300, trades([300])]], timer_ns=100)
+    intake.timers_from(100)
+    assert kinds_and_times(log_of(intake)) == [(TRADE, 100), (TIMER, 200), (TIMER, 300), (TRADE, 300)]
 
 
 def test_timer_precedes_the_first_record_at_or_after_its_time_and_bears_its_own() -> None:
