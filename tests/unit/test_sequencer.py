@@ -160,7 +160,7 @@ def test_feed_may_not_speak_in_the_name_of_a_stage(source: int) -> None:
     assert refused(source_id=FEED_BASE + 63) == 0
 
 
-@pytest.mark.parametrize("kind", [0, 26, 63, 64 + TRADE, 128 + BOOK_DELTA, 255])
+@pytest.mark.parametrize("kind", [0, 27, 63, 64 + TRADE, 128 + BOOK_DELTA, 255])
 def test_kind_that_does_not_exist_is_refused(kind: int) -> None:
     assert refused(kind=kind) == reasons.FORBIDDEN_KIND
 
