@@ -40,6 +40,7 @@ CHECKSUM_FAILED = 141
 UNFINISHED_BAR = 142
 BOOK_ID_UNKNOWN = 143
 CONNECTION_LOST = 144
+BEFORE_STREAM = 145
 
 # --- 200-299: risk --------------------------------------------------------------------------------------------------------
 POSITION_LIMIT = 201
@@ -106,6 +107,7 @@ DOC: dict[int, str] = {
     UNFINISHED_BAR: "bar that the venue has not closed yet",
     BOOK_ID_UNKNOWN: "change of a level of the book that nobody inserted",
     CONNECTION_LOST: "connection ended: nothing is known of its books until a snapshot",
+    BEFORE_STREAM: "last trade before the stream began, sent at its start: no trade of now",
     POSITION_LIMIT: "position in the instrument could pass its limit",
     TOTAL_POSITION_LIMIT: "quantity held over all instruments could pass its limit",
     NOTIONAL_LIMIT: "notional of the instrument could pass its limit",

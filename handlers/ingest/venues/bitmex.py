@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from handlers.domain.reasons import BOOK_ID_UNKNOWN, CONTROL_MESSAGE, MISSING_FIELD, UNKNOWN_STREAM, WRONG_TYPE
+from handlers.domain.reasons import BEFORE_STREAM, BOOK_ID_UNKNOWN, CONTROL_MESSAGE, MISSING_FIELD, UNKNOWN_STREAM, WRONG_TYPE
 from handlers.ingest.venues.depth import SnapshotRule
 from handlers.ingest.venues.protocol import (
     NOTHING, BookRule, Id, Line, Parsed, Protocol, Refused, iso_ns, levels_text, refusal, side_of,
@@ -116,6 +116,8 @@ class Bitmex(Protocol):
             if m.table.startswith("orderBookL2"):
                 return self._changes(line.recv, m)
             if m.table == "trade":
+                if m.action == "partial":
+                    raise Refused(BEFORE_STREAM, "partial of the trade table")
                 return self._prints(line.recv, _trades.decode(m.data))
             if m.table == "quote":
                 return self._quotes(line.recv, _quotes.decode(m.data))

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from handlers.domain.reasons import CONTROL_MESSAGE, MISSING_FIELD, UNKNOWN_STREAM
+from handlers.domain.reasons import BEFORE_STREAM, CONTROL_MESSAGE, MISSING_FIELD, UNKNOWN_STREAM
 from handlers.ingest.venues.depth import SnapshotRule
 from handlers.ingest.venues.protocol import (
     ABSENT, NOTHING, BookRule, Id, Line, Parsed, Protocol, Refused, iso_ns, levels_text, refusal, side_of,
@@ -43,7 +43,7 @@ class Message(msgspec.Struct, gc=False):
 _message = msgspec.json.Decoder(Message)
 _changes = msgspec.json.Decoder(list[tuple[str, Raw, Raw]])
 _answer = msgspec.json.Decoder(list[dict[str, Any]])
-_TYPES = ("match", "last_match", "l2update", "snapshot")
+_TYPES = ("match", "l2update", "snapshot")
 
 
 class Coinbase(Protocol):
@@ -58,7 +58,7 @@ class Coinbase(Protocol):
             message = _message.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return False
-        return message.type in (*_TYPES, "ticker") and bool(message.product_id)
+        return message.type in (*_TYPES, "last_match", "ticker") and bool(message.product_id)
 
     def rule(self, place: int, instrument: Instrument) -> BookRule:
         return SnapshotRule()
@@ -70,6 +70,8 @@ class Coinbase(Protocol):
                 return (self._event(line.recv, m, self.places.of(m.product_id)),)
         except msgspec.ValidationError as error:
             raise refusal(error) from None
+        if m.type == "last_match":
+            raise Refused(BEFORE_STREAM, "last_match")
         raise Refused(CONTROL_MESSAGE if m.type in _CONTROL else UNKNOWN_STREAM, f"type {m.type[:40]!r}")
 
     def _event(self, recv: int, m: Message, place: int) -> Parsed:
