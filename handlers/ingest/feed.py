@@ -28,6 +28,8 @@ Rows = np.ndarray[Any, Any]  # shape (n,), dtype REC, C-contiguous
 class Feed(ABC):
     """One source. `chunks` may be called again: it starts over, counters included."""
 
+    defined: tuple[Instrument, ...] = ()  # whose grids the source itself states; a feed of the same instruments is read by them
+
     def __init__(self, name: str, instruments: Sequence[Instrument]) -> None:
         self.name = name
         self.instruments = tuple(instruments)

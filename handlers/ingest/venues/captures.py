@@ -11,21 +11,22 @@ from handlers.ingest.errors import FeedError, NotAFeedError
 from handlers.ingest.feed import Feed
 from handlers.ingest.venues.binance import BinanceFeed
 from handlers.ingest.venues.dbn import DbnFeed
-from handlers.ingest.venues.dbn_files import MAGIC
+from handlers.ingest.venues.dbn_files import MAGIC, told_fragment
 from transport.instruments import Instrument
 
 HEAD_BYTES = 4096
 BINANCE, DBN = "binance", "dbn"
-READS = "captures of Binance's streams (`<receive ns> <JSON>` a line) and DBN files of schema mbo, plain, gzip or zstd"
+READS = "captures of Binance's streams (`<receive ns> <JSON>` a line) and DBN files of any schema and version, plain, gzip or zstd"
 _CAPTURE_LINE = re.compile(rb"\d{19} ?\{")
 _BESIDE = re.compile(r"\..*|(LICEN[CS]E|COPYING|README|NOTICE).*|.*\.(md|txt)", re.I)  # files that lie beside captures
 
 
-def open_feed(spec: str, instruments: Sequence[Instrument] = ()) -> Feed:
+def open_feed(spec: str, instruments: Sequence[Instrument] = (), known: Sequence[Instrument] = ()) -> Feed:
     """Open a feed: a file, several joined by commas, or a folder, whose files in the order of their names are one source.
 
-    `instruments` is the configuration's table; a venue it does not name gets instruments inferred from the feed. Raises FeedError
-    with a text for the user: no such file, not a feed, files of different formats.
+    `instruments` is the configuration's table; a venue it does not name gets instruments inferred from the feed, or as `known` (what
+    the definitions of another feed state) describes them. Raises FeedError with a text for the user: no such file, not a feed, files of
+    different formats.
     """
     paths = feed_files(spec)
     formats = {path: detect_format(path) for path in paths}
@@ -35,7 +36,7 @@ def open_feed(spec: str, instruments: Sequence[Instrument] = ()) -> Feed:
     name = feed_name(spec)
     if formats[paths[0]] == BINANCE:
         return BinanceFeed(name, paths, instruments)
-    return DbnFeed(name, paths, instruments)
+    return DbnFeed(name, paths, instruments, known)
 
 
 def feed_files(spec: str) -> list[Path]:
@@ -71,6 +72,9 @@ def detect_format(path: Path) -> str:
         return BINANCE
     if not head:
         raise NotAFeedError(f"{path} is not a feed: it is empty")
+    relative = told_fragment(head)
+    if relative:
+        raise NotAFeedError(f"{path} is {relative}")
     raise NotAFeedError(f"{path} is not a feed: it begins with {head[:24]!r}; the engine reads {READS}")
 
 
