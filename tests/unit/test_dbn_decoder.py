@@ -166,7 +166,7 @@ def test_bad_order_is_a_gap_and_the_book_is_refused_up_to_the_next_snapshot(
     feed = feed_of(tmp_path, body.tobytes(), [es])
     found = rows_of(feed)
     assert found["kind"].tolist() == [BOOK_DELTA, GAP, TRADE, BOOK_SNAPSHOT, BOOK_DELTA]
-    assert (found["lost"][1], found["flags"][1], found["origin"][1]) == (1, EVENT_END, 1)
+    assert (found["lost"][1], found["flags"][1], found["origin"][1], found["reason"][1]) == (1, EVENT_END, 1, reason)
     assert feed.counters == {reason: 1, reasons.SEQUENCE_GAP: 1, reasons.DEPTH_REFUSED: 1}
     assert feed.first_offenders[reason].startswith("record 2: ")
 

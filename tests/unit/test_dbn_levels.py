@@ -113,6 +113,7 @@ def test_message_that_cannot_be_believed_is_a_gap_and_the_next_is_a_snapshot(
     assert rows["kind"].tolist() == [BOOK_SNAPSHOT] * 3 + [GAP] + [BOOK_SNAPSHOT] * 3
     gap = rows[3]
     assert (gap["flags"], gap["lost"], gap["expected_seq"]) == (EVENT_END, -1 if reason == reasons.BOOK_DOUBTED else 1, 50)
+    assert gap["reason"] == reason
     assert (gap["ts_recv_ns"] - T0_NS) in (100, 101)  # the feed's time where the message has none
     assert feed.counters == {reason: 1 if reason == reasons.BOOK_DOUBTED else 2, reasons.SEQUENCE_GAP: 1}
     assert feed.first_offenders[reason] == f"record 2: {reasons.DOC[reason]}"

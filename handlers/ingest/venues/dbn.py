@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import databento_dbn as dbn
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -148,7 +149,7 @@ class DbnFeed(Feed):
         book = "l3" if self._schema in (dbn.Schema.MBO, None) else "l2"
         known = self._known.get(symbol) or known_future(symbol, venue, book)
         if known is not None:
-            return Instrument(symbol, venue, known.tick, known.lot, known.quote, known.multiplier, book)
+            return msgspec.structs.replace(known, book=book)
         step = self._suggested.get(symbol, 0)
         return inferred(symbol, venue, np.array([step] if step else [], np.int64), book)
 

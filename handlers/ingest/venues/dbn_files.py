@@ -63,7 +63,7 @@ def read_records(path: Path) -> Iterator[Block]:
             failure, more = error, False
         if more and sum(map(len, pending)) < BLOCK_BYTES:
             continue
-        block = _split(b"".join(pending))
+        block = _split(bytearray().join(pending))
         pending = [block.rest]
         yield block
         if block.damaged:
@@ -72,11 +72,11 @@ def read_records(path: Path) -> Iterator[Block]:
         raise failure or TruncatedError(f"{path.name} is cut off within a record")
 
 
-def _split(data: bytes) -> Block:
+def _split(data: bytearray) -> Block:
     whole = np.frombuffer(data, np.uint8)
     at = np.empty(len(data) // RECORD_BYTES_MIN, np.int64)
     count, end, damaged = find_records(whole, at)
-    return Block(whole, at[:count], data[end:], bool(damaged))
+    return Block(whole, at[:count], bytes(data[end:]), bool(damaged))
 
 
 def _parts(path: Path) -> Iterator[tuple[Any, bytes]]:

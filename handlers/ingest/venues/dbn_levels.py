@@ -15,7 +15,7 @@ import numpy as np
 
 from handlers.domain import reasons
 from handlers.domain.memory import zero_slot
-from transport.compiled import kernel
+from transport.compiled import I64, ROWS_T, array_t, kernel, types
 from transport.records import (
     ASK, BID, BOOK_DELTA, BOOK_SNAPSHOT, CLEAR, EVENT_END, EVENT_FIRST, GAP, SET, TRADE,
 )  # fmt: skip
@@ -32,12 +32,12 @@ LINE = np.dtype(
         ("ts_event_ns", "i8"), ("ts_recv_ns", "i8"),  # receive time below 0: not even the feed has one yet
         ("venue_seq", "i8"), ("origin", "i8"),
         ("trade_ticks", "i8"), ("trade_lots", "i8"),
+        ("refused", "i8"),  # reason why it cannot be believed, counted already; 0 for none
         ("trade", "u1"),  # it is one, and a good one
         ("side", "u1"),
         ("last", "u1"),
-        ("bad", "u1"),  # cannot be believed, counted already
         ("doubted", "u1"),  # by the publisher
-        ("pad", "u1", (3,)),
+        ("pad", "u1", (4,)),
     ]
 )  # fmt: skip
 STATE = np.dtype(
@@ -201,16 +201,17 @@ def keep_levels(state, new):
 
 
 @kernel
-def write_gap(out, n, line, step, source_id, state, tally):
-    """What a line that cannot be believed comes to from `out[n]` on: a GAP, unless one stands already; returns where the next row goes."""
+def write_gap(out, n, line, step, source_id, state, reason, tally):
+    """What a line refused for `reason` comes to from `out[n]` on: a GAP, unless one stands already; returns where the next row goes."""
     closes = line.last and state.open
-    if line.doubted and not line.bad and not state.broken:
+    if reason == reasons.BOOK_DOUBTED and not state.broken:
         note(tally, reasons.BOOK_DOUBTED, line.origin)
     if (not state.broken or closes) and line.ts_recv_ns >= 0:
         note(tally, reasons.SEQUENCE_GAP, line.origin)
         begin_row(out[n], line, step, source_id, GAP)
         out[n].expected_seq = out[n].got_seq = line.venue_seq
-        out[n].lost = -1 if line.doubted and not line.bad else 1
+        out[n].lost = -1 if reason == reasons.BOOK_DOUBTED else 1
+        out[n].reason = reason
         out[n].flags = EVENT_END
         state.open = 0
         n += 1
@@ -222,13 +223,15 @@ def write_gap(out, n, line, step, source_id, state, tally):
 @kernel
 def write_line(out, n, line, levels, i, step, source_id, state, new, tally):
     """The rows of one record from `out[n]` on; returns where the next row goes."""
-    reason = np.int64(0)
-    if not line.bad and not line.doubted:
-        reason = np.int64(off_grid(state, new, step)) if read_levels(levels, i, new) else np.int64(reasons.OUT_OF_RANGE)
+    reason = line.refused
+    if reason == 0 and line.doubted:
+        reason = reasons.BOOK_DOUBTED
+    elif reason == 0:
+        reason = off_grid(state, new, step) if read_levels(levels, i, new) else reasons.OUT_OF_RANGE
         if reason:
             note(tally, reason, line.origin)
-    if line.bad or line.doubted or reason:
-        return write_gap(out, n, line, step, source_id, state, tally)
+    if reason:
+        return write_gap(out, n, line, step, source_id, state, reason, tally)
     first = n
     if line.trade:
         begin_row(out[n], line, step, source_id, TRADE)
@@ -256,13 +259,18 @@ def write_line(out, n, line, levels, i, step, source_id, state, new, tally):
     return n
 
 
-@kernel
+@kernel(
+    types.UniTuple(I64, 2)(
+        array_t(LINE), types.Array(I64, 3, "C"), array_t(STEPS), array_t(STATE), array_t(STATE), I64, I64, ROWS_T,
+        types.Array(I64, 2, "C"),
+    )
+)
 def write_levels(lines, levels, steps, states, new, source_id, start, out, tally):
     """Rows of lines[start:] into `out` as far as it has room; returns (the line to go on with, rows written).
 
     `levels` has shape (lines, depth, 4): bid price, ask price, both sizes in one word, counts. `new` is one STATE to work in.
     """
-    i, n = start, 0
+    i, n = start, np.int64(0)
     while i < len(lines) and n + ROWS_MAX <= len(out):
         line = lines[i]
         if line.place >= 0:

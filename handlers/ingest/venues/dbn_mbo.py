@@ -63,7 +63,9 @@ class OrdersDecoder:
         _move_ends(end, last & ~keep, keep, place, last)
         kind[gap] = GAP
         flags = np.where(end, EVENT_END, 0) | np.where(first & ~gap, EVENT_FIRST, 0)
-        return self._write(lines.part(keep), kind[keep], flags[keep], price[keep], lots[keep])
+        rows = self._write(lines.part(keep), kind[keep], flags[keep], price[keep], lots[keep])
+        rows["reason"][gap[keep]] = np.where(reason[gap] == 0, BOOK_DOUBTED, reason[gap])
+        return rows
 
     def _numbers(self, lines: Lines, kind: Column, clears: Column) -> tuple[Column, Column, Column]:
         """(ticks, lots, reason or 0) of each record; reasons in the order of how much they say."""

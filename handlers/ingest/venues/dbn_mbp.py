@@ -64,7 +64,7 @@ class LevelsDecoder:
         for name, column in (
             ("place", lines.place), ("ts_event_ns", r["ts_event"]), ("ts_recv_ns", believed), ("venue_seq", r["sequence"]),
             ("origin", lines.origin), ("trade_ticks", ticks), ("trade_lots", lots), ("trade", is_trade & (wrong == 0)),
-            ("side", SIDES[letters(r["side"])]), ("last", r["flags"] & F_LAST != 0), ("bad", ~good),
+            ("side", SIDES[letters(r["side"])]), ("last", r["flags"] & F_LAST != 0), ("refused", reason),
             ("doubted", r["flags"] & F_DOUBTED != 0),
         ):  # fmt: skip
             out[name] = column
