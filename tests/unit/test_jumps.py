@@ -218,3 +218,10 @@ def test_dbn_files_with_jumps_decode_alike_in_blocks_of_any_size(
     for _ in range(6):
         monkeypatch.setattr(dbn_files, "BLOCK_BYTES", chance.choice((1, 60, 200, 3000)))
         assert told_by(open_feed(str(tmp_path)), chance.choice((1, 2, 9))) == expected
+
+
+def test_a_source_of_a_line_now_and_then_may_wait_longer_before_its_last_one() -> None:
+    week = np.array([0, 1, 3, 8]) * JUMP_NS + 10**18
+    assert JumpRule().settle(week, final=True).tolist() == [*week[:3].tolist(), JUMPED]
+    assert JumpRule(31 * JUMP_NS).settle(week, final=True).tolist() == week.tolist()
+    assert JumpRule(4 * JUMP_NS).settle(week[[0, 1, 2, 3]], final=False).tolist() == week[:3].tolist()

@@ -25,10 +25,10 @@ from handlers.ingest.feed import Feed, Rows, choose_instruments, split_at_events
 from handlers.ingest.jumps import JUMP_NS, NO_TIME, JumpRule, Times
 from handlers.ingest.venues import dbn_rows
 from handlers.ingest.venues.dbn_decoding import F_LAST, F_SNAPSHOT, Decoding, Lines, received
-from handlers.ingest.venues.dbn_files import Bytes, layouts, read_metadata, read_records, unused, viewed
+from handlers.ingest.venues.dbn_files import Bytes, layouts, present, read_metadata, read_records, unused, viewed
 from handlers.ingest.venues.dbn_grid import Grid, inferred, known_future, stated
 from handlers.ingest.venues.dbn_layouts import (
-    BARS, DEFINITIONS, EVENTS, LAYOUTS, LEVELS, NO_LAYOUT, ORDERS, QUOTES, SAMPLED, SPARSE, SPARSE_JUMP_NS, STATUSES, TRADES,
+    BARS, DEFINITIONS, EVENTS, LAYOUTS, LEVELS, ORDERS, QUOTES, SAMPLED, SPARSE, SPARSE_JUMP_NS, STATUSES, TRADES,
     UNDEF_PRICE, WITHOUT_ROWS, Layout,
 )  # fmt: skip
 from handlers.ingest.venues.dbn_mbo import OrdersDecoder
@@ -210,7 +210,7 @@ class DbnFeed(Feed):
         for block in read_records(path):
             layout = layouts(block.data, block.at, self._schema)
             recv = np.full(len(block.at), NO_TIME, np.int64)
-            for number in np.unique(layout[layout != NO_LAYOUT]).tolist():
+            for number in present(layout):
                 mine = layout == number
                 recv[mine] = received(viewed(block.data, block.at[mine], LAYOUTS[number].dtype), LAYOUTS[number])
             yield block.data, block.at, layout, recv
@@ -219,7 +219,7 @@ class DbnFeed(Feed):
         """(records, receive times, their layout), block by block, up to where the file can be read."""
         try:
             for data, at, layout, recv in self._timed(path):
-                for number in np.unique(layout[layout != NO_LAYOUT]).tolist():
+                for number in present(layout):
                     mine = layout == number
                     yield viewed(data, at[mine], LAYOUTS[number].dtype), recv[mine], LAYOUTS[number]
         except FeedError:
@@ -232,7 +232,7 @@ class DbnFeed(Feed):
         symbols = self._symbols[int(run.file[0])]
         believed = self._believed(run.recv)
         found: list[Rows] = []
-        for number in np.unique(run.layout[run.layout != NO_LAYOUT]).tolist():
+        for number in present(run.layout):
             layout, mine = LAYOUTS[number], run.layout == number
             records = viewed(run.data, run.at[mine], layout.dtype)
             place = symbols.places(records["instrument_id"], believed[mine], place_of)
@@ -266,8 +266,8 @@ def _by_origin(found: list[Rows]) -> Rows:
     for rows in found:
         slots[at : at + len(rows)] = rows.view(_SLOT)
         at += len(rows)
-    order = np.argsort(joined["origin"], kind="stable")
-    return joined if np.all(order[1:] > order[:-1]) else slots[order].view(joined.dtype)
+    origin = joined["origin"]
+    return joined if np.all(origin[1:] >= origin[:-1]) else slots[np.argsort(origin, kind="stable")].view(joined.dtype)
 
 
 def _whole_events(run: Run, schema: Any) -> int:
@@ -285,7 +285,7 @@ def _whole_events(run: Run, schema: Any) -> int:
 def _event_flags(run: Run, alone: int) -> NDArray[np.uint8]:
     """The publisher's flags of each record, `alone` of one that has none or is an event by itself."""
     flags = np.full(len(run.at), alone, np.uint8)
-    for number in np.unique(run.layout[run.layout != NO_LAYOUT]).tolist():
+    for number in present(run.layout):
         layout = LAYOUTS[number]
         if layout.decoder in EVENTS:
             mine = run.layout == number

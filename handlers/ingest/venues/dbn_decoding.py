@@ -31,7 +31,7 @@ class Lines(NamedTuple):
     origin: NDArray[np.int64]
 
     def part(self, which: Mask) -> Lines:
-        return Lines(*(column[which] for column in self))
+        return self if which.all() else Lines(*(column[which] for column in self))
 
 
 @dataclass

@@ -129,6 +129,12 @@ def layouts(data: Bytes, at: NDArray[np.int64], schema: Any) -> NDArray[np.int64
     return np.array([_layout_of_code(code, schema) for code in known.tolist()], np.int64)[inverse]
 
 
+def present(layout: NDArray[np.int64]) -> list[int]:
+    """The places in LAYOUTS that occur in `layout`."""
+    assert NO_LAYOUT == -1
+    return np.flatnonzero(np.bincount(layout + 1)[1:]).tolist()
+
+
 def _layout_of_code(code: int, schema: Any) -> int:
     return layout_of(code >> 8, (code & 255) * 4, schema)
 
