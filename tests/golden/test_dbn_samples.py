@@ -17,8 +17,10 @@ from handlers.ingest.errors import NotAFeedError
 from handlers.ingest.feed import Feed
 from handlers.ingest.venues.captures import open_feed
 from transport.records import (
-    ASK, BAR, BID, BOOK_DELTA, BOOK_SNAPSHOT, EVENT_END, INSTRUMENT, PRE_OPEN, QUOTE, STATUS, TRADE, TRADING, empty,
+    ASK, BAR, BID, BOOK_DELTA, BOOK_SNAPSHOT, EVENT_END, INSTRUMENT, PRE_OPEN, QUOTE, STATUS, TRADE, TRADING,
 )  # fmt: skip
+
+from tests.runs import joined
 
 UNDEF = dbn.UNDEF_PRICE
 SIDES = {"B": BID, "A": ASK, "N": 0}
@@ -44,7 +46,7 @@ def theirs(path: Path) -> list[Any]:
 
 
 def ours(feed: Feed) -> np.ndarray[Any, Any]:
-    return np.concatenate([empty(0).view("V128"), *(c.view("V128") for c in feed.chunks(4096))]).view(empty(0).dtype)
+    return joined(*feed.chunks(4096))
 
 
 class Grid:

@@ -16,7 +16,8 @@ from handlers.ingest.feed import Feed
 from handlers.ingest.venues.captures import open_feed
 from handlers.ingest.venues.dbn_layouts import LAYOUTS, MBO
 from transport.instruments import Instrument
-from transport.records import empty
+
+from tests.runs import joined
 
 T0_NS = 1_703_541_600_000_000_000  # 2023-12-25 22:00 UTC
 ESH4, SPREAD = 17077, 4242
@@ -83,4 +84,4 @@ def feed_of(tmp_path: Path, body: bytes, instruments: Iterable[Instrument] = (),
 
 
 def rows_of(feed: Feed, rows_max: int = 4096) -> np.ndarray[Any, Any]:
-    return np.concatenate([empty(0).view("V128"), *(c.view("V128") for c in feed.chunks(rows_max))]).view(empty(0).dtype)
+    return joined(*feed.chunks(rows_max))

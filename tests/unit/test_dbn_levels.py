@@ -142,16 +142,48 @@ def test_instruments_have_books_of_their_own(tmp_path: Path) -> None:
     assert [i.book for i in feed.instruments] == ["l2", "l2"]
 
 
-def test_joined_rows_depend_neither_on_rows_max_nor_on_blocks_nor_on_the_kernels_room(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
-) -> None:
-    rng = np.random.default_rng(seed)
+def at_random(rng: np.random.Generator, count: int) -> list[np.ndarray[Any, Any]]:
+    """Messages whose levels have little in common, some of them doubted, some not the last of their event."""
     messages = []
-    for _ in range(300):
+    for _ in range(count):
         sides = [sorted(rng.choice(30, rng.integers(0, 11), replace=False).tolist()) for _ in range(2)]
         bids, asks = [(100 - t, int(rng.integers(1, 9))) for t in sides[0]], [(101 + t, int(rng.integers(1, 9))) for t in sides[1]]
         flags = LAST if rng.random() < 0.6 else DOUBT if rng.random() < 0.05 else 0
         messages.append(message(bids, asks, rng.choice([b"A", b"T"]), flags, price=99 * TICK, size=1))
+    return messages
+
+
+def levels_of(r: np.ndarray[Any, Any]) -> dict[tuple[int, int], int]:
+    """(side, ticks) -> size, as a message publishes them."""
+    names = [(side, f"{name}_px_{k:02d}", f"{name}_sz_{k:02d}") for side, name in ((BID, "bid"), (ASK, "ask")) for k in range(10)]
+    return {(side, int(r[price]) // TICK): int(r[size]) for side, price, size in names if r[size]}
+
+
+def test_book_is_what_was_published_after_each_event_that_is_believed(tmp_path: Path, seed: int) -> None:
+    messages = at_random(np.random.default_rng(seed), 400)
+    rows = rows_of(feed_with(tmp_path, *messages))
+    book: dict[tuple[int, int], int] | None = None
+    compared = 0
+    for origin, (r,) in enumerate(messages):
+        for row in rows[rows["origin"] == origin]:
+            if row["kind"] == GAP:
+                book = None
+            elif row["kind"] == BOOK_SNAPSHOT and row["flags"] & EVENT_FIRST:
+                book = {}
+            if row["kind"] in (BOOK_SNAPSHOT, BOOK_DELTA) and row["action"] == SET:
+                assert book is not None, "a change of no book"
+                book[int(row["side"]), int(row["price_ticks"])] = int(row["qty_lots"])
+        if r["flags"] & LAST:
+            assert book is not None
+            assert {level: lots for level, lots in book.items() if lots} == levels_of(r)
+            compared += 1
+    assert compared > 150
+
+
+def test_joined_rows_depend_neither_on_rows_max_nor_on_blocks_nor_on_the_kernels_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    messages = at_random(np.random.default_rng(seed), 300)
     whole = feed_with(tmp_path, *messages)
     expected = rows_of(whole).tobytes()
     for block, room, rows_max in ((700, 64, 1), (5_000, 41, 7)):

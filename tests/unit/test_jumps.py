@@ -14,7 +14,7 @@ import zstandard
 from handlers.domain import reasons
 from handlers.ingest.feed import Feed, message_index
 from handlers.ingest.jumps import CONFIRM_LINES, JUMP_NS, JUMPED, NO_TIME, JumpRule, jumps
-from handlers.ingest.venues import binance, dbn_files
+from handlers.ingest.venues import capture, dbn_files
 from handlers.ingest.venues.captures import open_feed
 from transport.records import BOOK_DELTA, BOOK_SNAPSHOT, GAP, TRADE
 
@@ -167,8 +167,8 @@ def test_capture_with_jumps_decodes_alike_in_batches_of_any_size(
     expected = told_by(feed_of(tmp_path, lines), 10**9)
     assert expected[1][reasons.TIME_JUMP] > 0
     for _ in range(8):
-        monkeypatch.setattr(binance, "BATCH_LINES", chance.choice((1, 2, 3, 7, 50)))
-        monkeypatch.setattr(binance, "BATCH_BYTES", chance.choice((1, 200, 1000, 1 << 20)))
+        monkeypatch.setattr(capture, "BATCH_LINES", chance.choice((1, 2, 3, 7, 50)))
+        monkeypatch.setattr(capture, "BATCH_BYTES", chance.choice((1, 200, 1000, 1 << 20)))
         feed = feed_of(tmp_path, lines)
         assert told_by(feed, chance.choice((1, 2, 9))) == expected
         times = feed.receive_times()

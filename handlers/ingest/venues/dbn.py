@@ -180,7 +180,7 @@ class DbnFeed(Feed):
                     yield held
                     held = _NO_RUN
                 held = held.join(settled.part(settled.file == file))
-                cut = _whole_events(held, self._schema)
+                cut = _whole_events(held)
                 if cut:
                     yield held.part(slice(cut))
                     held = held.part(slice(cut, None))
@@ -270,26 +270,19 @@ def _by_origin(found: list[Rows]) -> Rows:
     return joined if np.all(origin[1:] >= origin[:-1]) else slots[np.argsort(origin, kind="stable")].view(joined.dtype)
 
 
-def _whole_events(run: Run, schema: Any) -> int:
-    """How many of the records are whole events outside a snapshot; all of them where an event has too many."""
-    flags = _event_flags(run, alone=0 if schema in (dbn.Schema.MBO, dbn.Schema.MBP_1, dbn.Schema.MBP_10, None) else F_LAST)
+def _whole_events(run: Run) -> int:
+    """How many of the records are whole events outside a snapshot; all of them where an event has too many, or none has several records."""
+    flags = np.zeros(len(run.at), np.uint8)
+    several = [number for number in present(run.layout) if LAYOUTS[number].decoder in EVENTS]
+    if not several:
+        return len(flags)
+    for number in several:
+        fields = LAYOUTS[number].dtype.fields
+        assert fields is not None
+        mine = run.layout == number
+        flags[mine] = run.data[run.at[mine] + fields["flags"][1]]
     inside = np.append(flags[1:] & F_SNAPSHOT, F_SNAPSHOT) != 0  # what follows the last one is not known yet
     ends = np.flatnonzero((flags & F_LAST != 0) & ~inside)
-    if schema not in (dbn.Schema.MBO, None):
-        ends = np.flatnonzero(flags & F_LAST)
     if len(ends):
         return int(ends[-1]) + 1
-    return len(flags) if len(flags) and run.at[-1] - run.at[0] > EVENT_BYTES_MAX else 0
-
-
-def _event_flags(run: Run, alone: int) -> NDArray[np.uint8]:
-    """The publisher's flags of each record, `alone` of one that has none or is an event by itself."""
-    flags = np.full(len(run.at), alone, np.uint8)
-    for number in present(run.layout):
-        layout = LAYOUTS[number]
-        if layout.decoder in EVENTS:
-            mine = run.layout == number
-            fields = layout.dtype.fields
-            assert fields is not None
-            flags[mine] = run.data[run.at[mine] + fields["flags"][1]]
-    return flags
+    return len(flags) if run.at[-1] - run.at[0] > EVENT_BYTES_MAX else 0
