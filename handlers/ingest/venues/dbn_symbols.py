@@ -41,17 +41,7 @@ class Symbols:
             for before, after in zip(self._of[number], self._of[number][1:], strict=False):
                 if after.start_ns < before.end_ns and after.symbol != before.symbol:
                     raise NotAFeedError(f"{path.name} uses instrument number {number} for two symbols on one day")
-
-    def __bool__(self) -> bool:
-        return bool(self._of)
-
-    @property
-    def shown(self) -> list[str]:
-        """Every symbol, once."""
-        return list(dict.fromkeys(e.symbol for entries in self._of.values() for e in entries))
-
-    def numbers_of(self, symbol: str) -> list[int]:
-        return [number for number, entries in self._of.items() if any(e.symbol == symbol for e in entries)]
+        self.shown = list(dict.fromkeys(e.symbol for entries in self._of.values() for e in entries))  # every symbol, once
 
     def places(
         self, numbers: NDArray[np.uint32], times: NDArray[np.int64], place_of: dict[str, int]
