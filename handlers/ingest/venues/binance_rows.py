@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from handlers.domain.reasons import NOT_A_NUMBER, NOT_POSITIVE, OUT_OF_INT64, PRICE_OFF_GRID, QTY_OFF_GRID
+from handlers.domain.reasons import NOT_A_NUMBER, NOT_POSITIVE, PRICE_OFF_GRID, QTY_OFF_GRID
+from handlers.ingest.decimals import grid_step, read_decimal
 from transport.compiled import I64, ROWS_T, array_t, kernel
 from transport.records import ASK, BID, BOOK_SNAPSHOT, EVENT_END, EVENT_FIRST, QUOTE, SET, TRADE
 
@@ -47,51 +48,7 @@ GRID = np.dtype(
     ]
 )
 TEXTS = 4  # per message
-_SAFE = (2**63 - 10) // 10  # ten times this and a digit still fit
-_QUOTE, _OPEN, _CLOSE, _COMMA, _BLANK, _DOT, _MINUS, _ZERO = (ord(c) for c in '"[], .-0')
-
-
-def grid_step(step: Decimal) -> tuple[int, int]:
-    """(decimals, n) with step = n * 10**-decimals, decimals >= 0: 0.25 is (2, 25), 10 is (0, 10)."""
-    _, digits, exponent = step.as_tuple()
-    assert isinstance(exponent, int), "the instrument table holds finite steps"
-    return max(0, -exponent), int("".join(map(str, digits))) * 10 ** max(0, exponent)
-
-
-@kernel
-def read_decimal(text: Any, at: Any, end: Any, decimals: Any, step: Any, off_grid: Any) -> Any:
-    """(units of `step` * 10**-`decimals`, place behind the closing quote, reason or 0) of the quoted number at `at`."""
-    value, seen, whole = 0, -1, 0  # `seen`: digits behind the dot, -1 before it
-    if at >= end or text[at] != _QUOTE:
-        return 0, at, NOT_A_NUMBER
-    at += 1
-    if at < end and text[at] == _MINUS:
-        return 0, at, NOT_POSITIVE
-    while at < end and text[at] != _QUOTE:
-        digit: Any = np.int64(text[at]) - _ZERO
-        if text[at] == _DOT and seen < 0 and whole > 0:
-            seen = 0
-        elif digit < 0 or digit > 9:
-            return 0, at, NOT_A_NUMBER
-        elif seen >= decimals:
-            if digit != 0:
-                return 0, at, off_grid
-            seen += 1
-        else:
-            if value > _SAFE:
-                return 0, at, OUT_OF_INT64
-            value = value * 10 + digit
-            whole += 1
-            if seen >= 0:
-                seen += 1
-        at += 1
-    if at >= end or whole == 0 or seen == 0:
-        return 0, at, NOT_A_NUMBER
-    for _ in range(max(seen, 0), decimals):
-        if value > _SAFE:
-            return 0, at, OUT_OF_INT64
-        value *= 10
-    return value // step, at + 1, off_grid if value % step else 0
+_OPEN, _CLOSE, _COMMA, _BLANK = (ord(c) for c in "[], ")
 
 
 @kernel
