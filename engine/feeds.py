@@ -11,6 +11,7 @@ import numpy as np
 
 from engine.errors import ConfigError
 from engine.journaling import INPUT_LOG, Rows
+from engine.table_maps import read_map
 from handlers.domain import reasons
 from handlers.domain.edges import MARKET_KINDS
 from handlers.ingest.errors import FeedError, NotAFeedError
@@ -139,7 +140,7 @@ def open_one(spec: str, instruments: Sequence[Instrument]) -> OpenFeed:
             return OpenFeed(spec, run.instruments, run=(run.input_log(), run.instruments))
     except (TransportError, OSError) as error:
         raise NotAFeedError(f"{spec}: {error}") from error
-    feed = open_feed(spec, instruments)
+    feed = open_feed(spec, instruments, read_map)
     return OpenFeed(spec, tuple(feed.instruments), decoder=feed)
 
 

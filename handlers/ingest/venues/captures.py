@@ -12,29 +12,38 @@ from handlers.ingest.feed import Feed
 from handlers.ingest.venues.binance import BinanceFeed
 from handlers.ingest.venues.dbn import DbnFeed
 from handlers.ingest.venues.dbn_files import MAGIC
+from handlers.ingest.venues.table_layouts import ReadMap, layout_of
+from handlers.ingest.venues.tables import TableFeed
 from transport.instruments import Instrument
 
 HEAD_BYTES = 4096
-BINANCE, DBN = "binance", "dbn"
-READS = "captures of Binance's streams (`<receive ns> <JSON>` a line) and DBN files of schema mbo, plain, gzip or zstd"
+BINANCE, DBN, TABLE = "binance", "dbn", "table"
+READS = (
+    "captures of Binance's streams (`<receive ns> <JSON>` a line), DBN files of schema mbo, and tables (CSV, Parquet), plain, gzip, "
+    "zstd or zip; what the columns of a table are is said in a map, FILE.toml or map.toml beside it"
+)
 _CAPTURE_LINE = re.compile(rb"\d{19} ?\{")
-_BESIDE = re.compile(r"\..*|(LICEN[CS]E|COPYING|README|NOTICE).*|.*\.(md|txt)", re.I)  # files that lie beside captures
+_BESIDE = re.compile(r"\..*|(LICEN[CS]E|COPYING|README|NOTICE).*|.*\.(md|txt|toml|checksum|part)", re.I)  # files that lie beside captures
 
 
-def open_feed(spec: str, instruments: Sequence[Instrument] = ()) -> Feed:
+def open_feed(spec: str, instruments: Sequence[Instrument] = (), read_map: ReadMap | None = None) -> Feed:
     """Open a feed: a file, several joined by commas, or a folder, whose files in the order of their names are one source.
 
-    `instruments` is the configuration's table; a venue it does not name gets instruments inferred from the feed. Raises FeedError
-    with a text for the user: no such file, not a feed, files of different formats.
+    `instruments` is the configuration's table; a venue it does not name gets instruments inferred from the feed. `read_map` reads
+    the map beside a table; without it only tables that need none are opened. Raises FeedError with a text for the user: no such
+    file, not a feed, files of different formats; and what `read_map` raises.
     """
     paths = feed_files(spec)
-    formats = {path: detect_format(path) for path in paths}
+    tables = {path: layout_of(path, read_map) for path in paths if not capture_format(path)}
+    formats = {path: capture_format(path) or (TABLE if tables[path] else detect_format(path)) for path in paths}
     if len(set(formats.values())) > 1:
         listed = ", ".join(f"{path.name} ({found})" for path, found in formats.items())
         raise NotAFeedError(f"{spec} mixes formats: {listed}; name them as several feeds")
     name = feed_name(spec)
     if formats[paths[0]] == BINANCE:
         return BinanceFeed(name, paths, instruments)
+    if formats[paths[0]] == TABLE:
+        return TableFeed(name, [table for table in tables.values() if table is not None], instruments)
     return DbnFeed(name, paths, instruments)
 
 
@@ -62,13 +71,20 @@ def _files_of(folder: Path) -> list[Path]:
     return found
 
 
-def detect_format(path: Path) -> str:
-    """BINANCE or DBN; raises NotAFeedError for anything else, UnreadableError."""
+def capture_format(path: Path) -> str:
+    """BINANCE or DBN by the first bytes, "" for anything else; raises UnreadableError."""
     head = read_head(path, HEAD_BYTES)
     if head.startswith(MAGIC):
         return DBN
-    if any(_CAPTURE_LINE.match(line) for line in head.split(b"\n")[:3]):
-        return BINANCE
+    return BINANCE if any(_CAPTURE_LINE.match(line) for line in head.split(b"\n")[:3]) else ""
+
+
+def detect_format(path: Path) -> str:
+    """BINANCE or DBN; raises NotAFeedError for anything else, UnreadableError."""
+    found = capture_format(path)
+    if found:
+        return found
+    head = read_head(path, HEAD_BYTES)
     if not head:
         raise NotAFeedError(f"{path} is not a feed: it is empty")
     raise NotAFeedError(f"{path} is not a feed: it begins with {head[:24]!r}; the engine reads {READS}")
