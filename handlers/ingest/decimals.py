@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from handlers.domain.reasons import NOT_A_NUMBER, NOT_POSITIVE, OUT_OF_INT64
+from handlers.domain.reasons import NOT_A_NUMBER, OUT_OF_INT64
 from transport.compiled import kernel
 
 _SAFE = (2**63 - 10) // 10  # ten times this and a digit still fit
-_QUOTE, _DOT, _PLUS, _MINUS, _ZERO, _E, _SMALL_E = (ord(c) for c in '".+-0Ee')
+_DOT, _PLUS, _MINUS, _ZERO, _E, _SMALL_E = (ord(c) for c in ".+-0Ee")
 _NEVER = 0  # a stop byte that no number has: the text ends at its end
 _POWER_MAX = 400  # beyond it nothing but zero fits; bounds the scaling
 
@@ -56,20 +56,6 @@ def read_digits(text: Any, at: Any, end: Any, stop: Any, decimals: Any, step: An
             return 0, at, OUT_OF_INT64
         value *= 10
     return value // step, at, off_grid if value % step else 0
-
-
-@kernel
-def read_decimal(text: Any, at: Any, end: Any, decimals: Any, step: Any, off_grid: Any) -> Any:
-    """(units of `step` * 10**-`decimals`, place behind the closing quote, reason or 0) of the quoted number at `at`."""
-    if at >= end or text[at] != _QUOTE:
-        return 0, at, NOT_A_NUMBER
-    at += 1
-    if at < end and text[at] == _MINUS:
-        return 0, at, NOT_POSITIVE
-    value, at, why = read_digits(text, at, end, _QUOTE, decimals, step, off_grid)
-    if at >= end:
-        return 0, at, NOT_A_NUMBER
-    return value, at if why else at + 1, why
 
 
 @kernel

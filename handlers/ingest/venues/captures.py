@@ -9,20 +9,32 @@ from pathlib import Path
 from handlers.ingest.blocks import read_head
 from handlers.ingest.errors import FeedError, NotAFeedError
 from handlers.ingest.feed import Feed
-from handlers.ingest.venues.binance import BinanceFeed
+from handlers.ingest.venues.binance import Binance
+from handlers.ingest.venues.bitmex import Bitmex
+from handlers.ingest.venues.bybit import Bybit
+from handlers.ingest.venues.capture import CaptureFeed
+from handlers.ingest.venues.capture_lines import Form, form_of
+from handlers.ingest.venues.coinbase import Coinbase
 from handlers.ingest.venues.dbn import DbnFeed
 from handlers.ingest.venues.dbn_files import MAGIC
+from handlers.ingest.venues.kraken import Kraken
+from handlers.ingest.venues.okx import Okx
+from handlers.ingest.venues.protocol import Protocol, Refused
+from handlers.ingest.venues.survey import survey_capture
 from handlers.ingest.venues.table_layouts import ReadMap, layout_of
 from handlers.ingest.venues.tables import TableFeed
 from transport.instruments import Instrument
 
+PROTOCOLS: tuple[type[Protocol], ...] = (Binance, Okx, Kraken, Coinbase, Bitmex, Bybit)
 HEAD_BYTES = 4096
-BINANCE, DBN, TABLE = "binance", "dbn", "table"
+HEAD_LINES = 200  # in which a capture must show whose it is; the largest recorded lead of answers to subscriptions has 40
+HEAD_LINES_BYTES = 1 << 23
+CAPTURE, DBN, TABLE = "capture", "dbn", "table"
 READS = (
-    "captures of Binance's streams (`<receive ns> <JSON>` a line), DBN files of schema mbo, and tables (CSV, Parquet), plain, gzip, "
-    "zstd or zip; what the columns of a table are is said in a map, FILE.toml or map.toml beside it"
+    "captures of websocket streams (`<receive ns> <JSON>` a line, or cryptofeed's) of Binance, OKX, Kraken, Coinbase, BitMEX and Bybit, DBN "
+    "files of schema mbo, and tables (CSV, Parquet), plain, gzip, zstd or zip; what the columns of a table are is said in a map, FILE.toml "
+    "or map.toml beside it"
 )
-_CAPTURE_LINE = re.compile(rb"\d{19} ?\{")
 _BESIDE = re.compile(r"\..*|(LICEN[CS]E|COPYING|README|NOTICE).*|.*\.(md|txt|toml|checksum|part)", re.I)  # files that lie beside captures
 
 
@@ -35,16 +47,51 @@ def open_feed(spec: str, instruments: Sequence[Instrument] = (), read_map: ReadM
     """
     paths = feed_files(spec)
     tables = {path: layout_of(path, read_map) for path in paths if not capture_format(path)}
-    formats = {path: capture_format(path) or (TABLE if tables[path] else detect_format(path)) for path in paths}
+    formats = {path: TABLE if tables.get(path) else detect_format(path) for path in paths}
     if len(set(formats.values())) > 1:
         listed = ", ".join(f"{path.name} ({found})" for path, found in formats.items())
         raise NotAFeedError(f"{spec} mixes formats: {listed}; name them as several feeds")
     name = feed_name(spec)
-    if formats[paths[0]] == BINANCE:
-        return BinanceFeed(name, paths, instruments)
+    if formats[paths[0]] == CAPTURE:
+        form, protocol = _whose(paths)
+        return CaptureFeed(name, paths, form, survey_capture(paths, form, protocol), instruments)
     if formats[paths[0]] == TABLE:
         return TableFeed(name, [table for table in tables.values() if table is not None], instruments)
     return DbnFeed(name, paths, instruments)
+
+
+def _whose(paths: Sequence[Path]) -> tuple[Form, Protocol]:
+    """How a capture's lines are written, and its venue's protocol; raises NotAFeedError where no venue claims it, or two do."""
+    found: dict[type[Protocol], Path] = {}
+    form: Form | None = None
+    for path in paths:
+        lines = read_head(path, HEAD_LINES_BYTES).split(b"\n")[:HEAD_LINES]
+        form = form_of(lines[:3]) or form
+        assert form is not None, "detect_format has found it"
+        protocol = _protocol_of(lines, form)
+        if protocol is not None:
+            found.setdefault(protocol, path)
+    if len(found) > 1:
+        listed = ", ".join(f"{path.name} ({protocol.venue})" for protocol, path in found.items())
+        raise NotAFeedError(f"captures of different venues: {listed}; name them as several feeds")
+    if not found or form is None:
+        raise NotAFeedError(f"{paths[0].name} is a capture of a venue the engine does not read; it reads {READS}")
+    return form, next(iter(found))()
+
+
+def _protocol_of(lines: Sequence[bytes], form: Form) -> type[Protocol] | None:
+    for text in lines:
+        for protocol in PROTOCOLS:
+            if any(mark in text[:512].partition(b": ")[0] for mark in protocol.url_marks):
+                return protocol
+        try:
+            body = form.split(text, max(form.time(text), 0)).body
+        except Refused:
+            continue
+        claimed = [protocol for protocol in PROTOCOLS if protocol.claims(body)]
+        if len(claimed) == 1:
+            return claimed[0]
+    return None
 
 
 def feed_files(spec: str) -> list[Path]:
@@ -72,15 +119,15 @@ def _files_of(folder: Path) -> list[Path]:
 
 
 def capture_format(path: Path) -> str:
-    """BINANCE or DBN by the first bytes, "" for anything else; raises UnreadableError."""
+    """CAPTURE or DBN by the first bytes, "" for anything else; raises UnreadableError."""
     head = read_head(path, HEAD_BYTES)
     if head.startswith(MAGIC):
         return DBN
-    return BINANCE if any(_CAPTURE_LINE.match(line) for line in head.split(b"\n")[:3]) else ""
+    return CAPTURE if form_of(head.split(b"\n")[:3]) is not None else ""
 
 
 def detect_format(path: Path) -> str:
-    """BINANCE or DBN; raises NotAFeedError for anything else, UnreadableError."""
+    """CAPTURE or DBN; raises NotAFeedError for anything else, UnreadableError."""
     found = capture_format(path)
     if found:
         return found

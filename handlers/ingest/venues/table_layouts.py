@@ -17,14 +17,14 @@ from pathlib import Path
 
 from handlers.ingest.blocks import read_head
 from handlers.ingest.errors import NotAFeedError
-from handlers.ingest.venues.binance_scan import QUOTE_CURRENCIES, SPOT, USDM
+from handlers.ingest.venues.binance import COINM, SPOT, USDM
 from handlers.ingest.venues.parquet import is_parquet, parquet_header
+from handlers.ingest.venues.protocol import quote_of
 from handlers.ingest.venues.table_files import HEADER_BYTES, TableFile
 from handlers.ingest.venues.table_map import Columns, Kind, TableMap, TableTime, TableWords
 
 ReadMap = Callable[[Path], TableMap]  # raises in words where the file is no map
 BESIDE, OF_FOLDER = ".toml", "map.toml"
-COINM = "binance_coinm"
 _NS = TableTime(unit="ns")
 _PRINT = ("ts_event_ns", "ts_recv_ns", "instrument")
 _EXPORTED: dict[tuple[str, ...], TableMap] = {
@@ -82,11 +82,9 @@ def _archived(path: Path, symbol: str, data: str, first: list[str]) -> TableMap:
     header = bool(first) and not first[0][:1].isdigit()
     if len(first) < max(n for key in Columns.__struct_fields__ if isinstance(n := getattr(columns, key), int)):
         raise NotAFeedError(f"{path} is named like a file of Binance's archive, but its first line has {len(first)} columns")
-    bare = symbol.partition("_")[0]
     venue = _venue(path, symbol, data, len(first), header)
-    currency = next((q for q in QUOTE_CURRENCIES if bare.endswith(q) and bare != q), "USDT")
     return TableMap(
-        kind, venue=venue, symbol=symbol, quote=currency, header=header, columns=columns,
+        kind, venue=venue, symbol=symbol, quote=quote_of(symbol), header=header, columns=columns,
         time=TableTime(close_is_last=kind == "bar"), words=_MAKER if kind == "trade" else TableWords(),
     )  # fmt: skip
 

@@ -1,11 +1,12 @@
-"""From the numbers of decoded Binance messages, still text, to records: exact integers of tick and lot, no float on the way.
+"""From the numbers of decoded venue messages, still text, to records: exact integers of tick and lot, no float on the way.
 
 The texts of a batch of messages stand one after the other in one buffer, four to a message, as the JSON has them:
 
     trade   "61800.30" "0.006"                   quote   "61800.20" "2.507" "61800.30" "2.510"
     depth   [["58710.20","0.014"],...] (bids) nothing [["61800.30","1.1"],...] (asks) nothing
+    bar     ["0.3529","0.3531","0.3529","0.3530"] (open, high, low, close) "9602" (volume) "3389.5" (notional) nothing
 
-The JSON decoder has already found them well-formed, so commas and blanks need no second check here; shapes and digits do.
+A number stands in quotes or bare (`0.5`, `1.1e-7`), as the venue's JSON has it. The JSON decoder has already found them well-formed, so commas and blanks need no second check here; shapes and digits do.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handlers.domain.reasons import NOT_A_NUMBER, NOT_POSITIVE, PRICE_OFF_GRID, QTY_OFF_GRID
-from handlers.ingest.decimals import grid_step, read_decimal
+from handlers.ingest.decimals import grid_step, read_cell, read_digits
 from transport.compiled import I64, ROWS_T, array_t, kernel
-from transport.records import ASK, BID, BOOK_SNAPSHOT, EVENT_END, EVENT_FIRST, QUOTE, SET, TRADE
+from transport.records import ASK, BAR, BID, BOOK_SNAPSHOT, EVENT_END, EVENT_FIRST, QUOTE, SET, STATUS, TRADE
 
 MESSAGE = np.dtype(
     [
@@ -31,6 +32,8 @@ MESSAGE = np.dtype(
         ("first_seq", "i8"),
         ("prev_seq", "i8"),
         ("side", "i8"),
+        ("check", "i8"),  # what the venue signs its book with, for its rule
+        ("more", "i8"),  # the venue's message goes on with the next one: its last row does not end the event
         ("line", "i8"),
         ("start", "i8"),  # its rows are [start, stop); written by `write_rows`, like the next two
         ("stop", "i8"),
@@ -48,12 +51,40 @@ GRID = np.dtype(
     ]
 )
 TEXTS = 4  # per message
-_OPEN, _CLOSE, _COMMA, _BLANK = (ord(c) for c in "[], ")
+_QUOTE, _OPEN, _CLOSE, _COMMA, _BLANK, _MINUS, _ZERO = (ord(c) for c in '"[], -0')
+
+
+@kernel(inline=True)
+def number_ends(text: Any, at: Any, end: Any) -> Any:
+    """A bare number ends before `at`."""
+    return at >= end or text[at] == _COMMA or text[at] == _CLOSE or text[at] == _BLANK
+
+
+@kernel
+def read_decimal(text: Any, at: Any, end: Any, decimals: Any, step: Any, off_grid: Any) -> Any:
+    """(units of `step` * 10**-`decimals`, place behind it, reason or 0) of the number at `at`, quoted or bare."""
+    quoted = at < end and text[at] == _QUOTE
+    if quoted:
+        at += 1
+    if at < end and text[at] == _MINUS:
+        return 0, at, NOT_POSITIVE
+    if quoted:
+        value, at, why = read_digits(text, at, end, _QUOTE, decimals, step, off_grid)
+        if at >= end:
+            return 0, at, NOT_A_NUMBER
+        return value, at if why else at + 1, why
+    behind = at
+    while not number_ends(text, behind, end):
+        behind += 1
+    if at == behind or text[at] < _ZERO or text[behind - 1] < _ZERO:  # JSON has neither `+5` nor `.5` nor `5.`
+        return 0, at, NOT_A_NUMBER
+    value, why = read_cell(text, at, behind, decimals, step, off_grid)
+    return value, behind, why
 
 
 @kernel
 def read_pair(text: Any, at: Any, end: Any, grid: Any) -> Any:
-    """(price in ticks, quantity in lots, place behind them, reason or 0) of two quoted numbers."""
+    """(price in ticks, quantity in lots, place behind them, reason or 0) of two numbers."""
     at = skip_blank(text, at, end)
     price, at, why = read_decimal(text, at, end, grid.price_decimals, grid.price_step, PRICE_OFF_GRID)
     if why:
@@ -72,15 +103,17 @@ def skip_blank(text: Any, at: Any, end: Any) -> Any:
 
 @kernel
 def close_level(text: Any, at: Any, end: Any) -> Any:
-    """Place behind the `]` of a level, -1 if it has a third number; an empty array in third place is old Binance's."""
+    """Place behind the `]` of a level, -1 if there is none; what venues put behind price and quantity (orders, a time) is passed over."""
     depth = 1
+    quoted = False
     while at < end and depth > 0:
-        if text[at] == _OPEN:
-            depth += 1
-        elif text[at] == _CLOSE:
-            depth -= 1
-        elif text[at] != _COMMA and text[at] != _BLANK:
-            return -1
+        if text[at] == _QUOTE:
+            quoted = not quoted
+        elif not quoted:
+            if text[at] == _OPEN:
+                depth += 1
+            elif text[at] == _CLOSE:
+                depth -= 1
         at += 1
     return at if depth == 0 else -1
 
@@ -148,18 +181,26 @@ def write_depth(text: Any, cuts: Any, m: Any, grid: Any, rows: Any, row: Any) ->
 
 
 @kernel
+def read_two(text: Any, first: Any, second: Any, end: Any, grid: Any) -> Any:
+    """(price in ticks, quantity in lots, reason or 0) of two texts, [first, second) and [second, end)."""
+    price, at, why = read_decimal(text, first, second, grid.price_decimals, grid.price_step, PRICE_OFF_GRID)
+    if why or at != second:
+        return 0, 0, why if why else NOT_A_NUMBER
+    qty, at, why = read_decimal(text, second, end, grid.qty_decimals, grid.qty_step, QTY_OFF_GRID)
+    if why or at != end:
+        return 0, 0, why if why else NOT_A_NUMBER
+    return price, qty, 0
+
+
+@kernel
 def write_print(text: Any, cuts: Any, m: Any, grid: Any, rows: Any, row: Any) -> Any:
     """A trade or a quote: one row."""
     r = rows[row]
-    price, qty, at, why = read_pair(text, cuts[0], cuts[2], grid)
-    if why == 0 and at != cuts[2]:
-        why = NOT_A_NUMBER
+    price, qty, why = read_two(text, cuts[0], cuts[1], cuts[2], grid)
     if why:
         return row, why
     if m.kind == QUOTE:
-        ask, ask_lots, at, why = read_pair(text, cuts[2], cuts[4], grid)
-        if why == 0 and at != cuts[4]:
-            why = NOT_A_NUMBER
+        ask, ask_lots, why = read_two(text, cuts[2], cuts[3], cuts[4], grid)
         if why:
             return row, why
         r.ask_ticks = ask
@@ -169,8 +210,70 @@ def write_print(text: Any, cuts: Any, m: Any, grid: Any, rows: Any, row: Any) ->
     stamp(r, m, grid, m.side)
     r.price_ticks = price
     r.qty_lots = qty
+    r.flags = 0 if m.more else EVENT_END
+    return row + 1, 0
+
+
+@kernel
+def write_bar(text: Any, cuts: Any, m: Any, grid: Any, rows: Any, row: Any) -> Any:
+    """A closed bar: one row."""
+    r = rows[row]
+    at, end = skip_blank(text, cuts[0], cuts[1]), cuts[1]
+    if at >= end or text[at] != _OPEN:
+        return row, NOT_A_NUMBER
+    at += 1
+    for n in range(4):
+        price, at, why = read_decimal(text, skip_blank(text, at, end), end, grid.price_decimals, grid.price_step, PRICE_OFF_GRID)
+        if why:
+            return row, why
+        if n == 0:
+            r.open_ticks = price
+        elif n == 1:
+            r.high_ticks = price
+        elif n == 2:
+            r.low_ticks = price
+        else:
+            r.close_ticks = price
+    volume, at, why = read_decimal(text, cuts[1], cuts[2], grid.qty_decimals, grid.qty_step, QTY_OFF_GRID)
+    if why:
+        return row, why
+    if cuts[3] > cuts[2]:
+        decimals, step = grid.price_decimals + grid.qty_decimals, grid.price_step * grid.qty_step
+        notional, at, why = read_decimal(text, cuts[2], cuts[3], decimals, step, QTY_OFF_GRID)
+        if why:
+            return row, why
+        r.notional_ticks_lots = notional
+    stamp(r, m, grid, 0)
+    r.action = 0
+    r.origin = 0  # a bar has no room for it
+    r.volume_lots = volume
+    r.trades = m.venue_seq
+    r.ts_open_ns = m.first_seq
+    r.interval_ns = m.prev_seq
     r.flags = EVENT_END
     return row + 1, 0
+
+
+@kernel
+def write_status(m: Any, grid: Any, rows: Any, row: Any) -> Any:
+    """A trading status: one row, no text."""
+    r = rows[row]
+    stamp(r, m, grid, 0)
+    r.action = m.side
+    r.status = m.first_seq
+    r.flags = EVENT_END
+    return row + 1, 0
+
+
+@kernel
+def end_event(messages: Any, i: Any, rows: Any) -> None:
+    """The last message of a venue's was refused: what was written of it ends there."""
+    k = i - 1
+    while k >= 0 and messages[k].line == messages[i].line and messages[k].more:
+        if messages[k].stop > messages[k].start:
+            rows[messages[k].stop - 1].flags |= EVENT_END
+            return
+        k -= 1
 
 
 @kernel(I64(array_t(np.dtype("u1")), I64[::1], array_t(MESSAGE), array_t(GRID), ROWS_T))
@@ -187,16 +290,22 @@ def write_rows(text: Any, cuts: Any, messages: Any, grids: Any, rows: Any) -> An
         m.start = row
         if m.kind == TRADE or m.kind == QUOTE:
             row, why = write_print(text, span, m, grids[m.place], rows, row)
+        elif m.kind == BAR:
+            row, why = write_bar(text, span, m, grids[m.place], rows, row)
+        elif m.kind == STATUS:
+            row, why = write_status(m, grids[m.place], rows, row)
         else:
             row, why = write_depth(text, span, m, grids[m.place], rows, row)
         m.refused = why
         m.stop = row
+        if why and not m.more:
+            end_event(messages, i, rows)
     return row
 
 
 def rows_bound(text: bytes, messages: int) -> int:
-    """How many rows `write_rows` can need."""
-    return text.count(b'"') // 4 + messages
+    """How many rows `write_rows` can need: one a level, which is an array, and one a message."""
+    return text.count(b"[") + messages
 
 
 def grid_table(ids: NDArray[np.uint32], source_id: int, steps: list[tuple[Decimal, Decimal]]) -> NDArray[Any]:
