@@ -20,7 +20,7 @@ app.add_typer(new_app, name="new")
 fetch_app = typer.Typer(no_args_is_help=True, help="Download public market data.")
 app.add_typer(fetch_app, name="fetch")
 
-Feeds = Annotated[list[str], typer.Argument(help="capture file or folder, a.gz,b.gz, tape, run folder, or synthetic:ROWS[:SEED[:INSTRUMENTS]]")]
+Feeds = Annotated[list[str], typer.Argument(help="capture or table, a folder of them, a.gz,b.gz, tape, run folder, or synthetic:ROWS[:SEED[:INSTRUMENTS]]")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file")]
 Json = Annotated[bool, typer.Option("--json", help="machine-readable result on stdout")]
 ENDED = {130: "interrupted", 143: "terminated"}  # by SIGINT, by SIGTERM
