@@ -47,7 +47,8 @@ class TableFeed(Feed):
     def __init__(self, name: str, files: Sequence[TableFile], instruments: Sequence[Instrument]) -> None:
         self.files = list(files)
         self.paths = list(dict.fromkeys(p for f in files for p in (f.path, f.beside) if p is not None))  # what the records follow from
-        self._headers = [parquet_header(f) if is_parquet(f.path) else csv_header(f) for f in files]
+        self._parquet = [is_parquet(file.path) for file in files]
+        self._headers = [parquet_header(f) if parquet else csv_header(f) for f, parquet in zip(files, self._parquet, strict=True)]
         super().__init__(name, _instruments(self.files, instruments))
         for file, header in zip(self.files, self._headers, strict=True):
             self._plan(file, header)
@@ -88,14 +89,14 @@ class TableFeed(Feed):
 
     def _batches(self) -> Iterator[Batch]:
         """Every line of every file, its record read or refused; how a file ends early is counted."""
-        for file, header in zip(self.files, self._headers, strict=True):
+        for file, header, parquet in zip(self.files, self._headers, self._parquet, strict=True):
             plan = self._plan(file, header)
             if not len(plan.grids):
                 continue  # the configuration has none of its instruments
-            read = parquet_batches if is_parquet(file.path) else csv_batches
-            self.lines += int(read is csv_batches and file.has_header)
+            first = self.lines
+            self.lines += int(file.has_header and not parquet)
             try:
-                for batch in read(file, plan, self.lines - int(read is csv_batches and file.has_header)):
+                for batch in (parquet_batches if parquet else csv_batches)(file, plan, first):
                     self.lines = batch.first + len(batch.times)
                     yield batch
             except FeedError as error:
