@@ -11,6 +11,7 @@ import pytest
 
 from engine.export import write_table
 from engine.feeds import open_feeds
+from engine.journaling import MarketHash
 from handlers.ingest.feed import Rows
 from handlers.ingest.venues.synthetic import SyntheticFeed
 from tests.unit.made_tables import rows_of
@@ -64,6 +65,13 @@ def trades(seed: int) -> Rows:
     return rows
 
 
+def market_of(rows: Rows) -> str:
+    """The hash by which two runs are said to have seen the same market."""
+    market = MarketHash([i.name for i in TABLE])
+    market.update(rows)
+    return market.digest()
+
+
 @pytest.mark.parametrize(("name", "make"), [("trades", trades), ("quotes", quotes), ("bars", bars)])
 @pytest.mark.parametrize("form", ["csv", "parquet"])
 def test_an_exported_table_is_the_same_market_when_it_is_read(tmp_path: Path, seed: int, name: str, make: Callable[[int], Rows], form: str) -> None:
@@ -78,5 +86,6 @@ def test_an_exported_table_is_the_same_market_when_it_is_read(tmp_path: Path, se
     rows["instrument_id"] = own[rows["instrument_id"]]
     for field in FIELDS[name]:
         assert rows[field].tolist() == due[field].tolist(), field
+    assert market_of(rows) == market_of(due)
     if name == "bars":
         assert rows["ts_recv_ns"].tolist() == (due["ts_open_ns"] + due["interval_ns"]).tolist()
