@@ -47,8 +47,8 @@ class JumpRule:
     """The rule along one source, given in batches; how it is cut into them does not show."""
 
     def __init__(self, jump_ns: int = JUMP_NS) -> None:
-        """`jump_ns` is a day unless the source's records are further apart than that."""
-        self.jump_ns = jump_ns
+        """`jump_ns` is longer for a source that has a line now and then: of daily bars each is a jump of a day, on Mondays of three."""
+        self._jump_ns = jump_ns
         self.feed_ns = NO_TIME  # greatest time accepted
 
     def settle(self, times: Times, final: bool) -> Times:
@@ -57,7 +57,7 @@ class JumpRule:
         The rest, one line that waits to be confirmed and what cannot be read behind it, at most CONFIRM_LINES in all, is to be
         given again, in front of what follows it.
         """
-        told = np.where(jumps(times, self.feed_ns, self.jump_ns), JUMPED, times)
+        told = np.where(jumps(times, self.feed_ns, self._jump_ns), JUMPED, times)
         if not final:
             told = told[: self._waiting(times, told)]
         self.feed_ns = max(self.feed_ns, int(told.max(initial=NO_TIME)))
@@ -70,4 +70,4 @@ class JumpRule:
             return len(times)
         last = int(timed[-1])
         before = max(self.feed_ns, int(told[:last].max(initial=NO_TIME)))
-        return last if times[last] > before + self.jump_ns else len(times)
+        return last if times[last] > before + self._jump_ns else len(times)

@@ -16,7 +16,7 @@ from handlers.ingest.venues.capture import CaptureFeed
 from handlers.ingest.venues.capture_lines import Form, form_of
 from handlers.ingest.venues.coinbase import Coinbase
 from handlers.ingest.venues.dbn import DbnFeed
-from handlers.ingest.venues.dbn_files import MAGIC
+from handlers.ingest.venues.dbn_files import MAGIC, told_fragment
 from handlers.ingest.venues.kraken import Kraken
 from handlers.ingest.venues.okx import Okx
 from handlers.ingest.venues.own_lines import MARK, read
@@ -33,18 +33,21 @@ HEAD_LINES_BYTES = 1 << 23
 CAPTURE, DBN, TABLE = "capture", "dbn", "table"
 READS = (
     "captures of websocket streams (`<receive ns> <JSON>` a line, or cryptofeed's) of Binance, OKX, Kraken, Coinbase, BitMEX and Bybit, DBN "
-    "files of schema mbo, and tables (CSV, Parquet), plain, gzip, zstd or zip; what the columns of a table are is said in a map, FILE.toml "
+    "files of any schema and version, and tables (CSV, Parquet), plain, gzip, zstd or zip; what the columns of a table are is said in a map, FILE.toml "
     "or map.toml beside it"
 )
 _BESIDE = re.compile(r"\..*|(LICEN[CS]E|COPYING|README|NOTICE).*|.*\.(md|txt|toml|checksum|part)", re.I)  # files that lie beside captures
 
 
-def open_feed(spec: str, instruments: Sequence[Instrument] = (), read_map: ReadMap | None = None) -> Feed:
+def open_feed(
+    spec: str, instruments: Sequence[Instrument] = (), known: Sequence[Instrument] = (), read_map: ReadMap | None = None
+) -> Feed:
     """Open a feed: a file, several joined by commas, or a folder, whose files in the order of their names are one source.
 
-    `instruments` is the configuration's table; a venue it does not name gets instruments inferred from the feed. `read_map` reads
-    the map beside a table; without it only tables that need none are opened. Raises FeedError with a text for the user: no such
-    file, not a feed, files of different formats; and what `read_map` raises.
+    `instruments` is the configuration's table; a venue it does not name gets instruments inferred from the feed, or as `known` (what
+    the definitions of another feed state) describes them. `read_map` reads the map beside a table; without it only tables that need
+    none are opened. Raises FeedError with a text for the user: no such file, not a feed, files of different formats; and what
+    `read_map` raises.
     """
     paths = feed_files(spec)
     tables = {path: layout_of(path, read_map) for path in paths if not capture_format(path)}
@@ -58,7 +61,7 @@ def open_feed(spec: str, instruments: Sequence[Instrument] = (), read_map: ReadM
         return CaptureFeed(name, paths, form, survey_capture(paths, form, protocol), instruments)
     if formats[paths[0]] == TABLE:
         return TableFeed(name, [table for table in tables.values() if table is not None], instruments)
-    return DbnFeed(name, paths, instruments)
+    return DbnFeed(name, paths, instruments, known)
 
 
 def _whose(paths: Sequence[Path]) -> tuple[Form, Protocol]:
@@ -146,6 +149,9 @@ def detect_format(path: Path) -> str:
     head = read_head(path, HEAD_BYTES)
     if not head:
         raise NotAFeedError(f"{path} is not a feed: it is empty")
+    relative = told_fragment(head)
+    if relative:
+        raise NotAFeedError(f"{path} is {relative}")
     raise NotAFeedError(f"{path} is not a feed: it begins with {head[:24]!r}; the engine reads {READS}")
 
 
