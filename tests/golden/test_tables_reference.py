@@ -48,7 +48,7 @@ def read(source: Path, table: str, folder: Path) -> tuple[tuple[Instrument, ...]
     data = folder / source.name
     data.symlink_to(source)
     data.with_name(data.name + ".toml").write_text(table)
-    feed = open_feed(str(data), (), read_map)
+    feed = open_feed(str(data), read_map=read_map)
     rows = rows_of(feed)
     assert feed.counters == {}
     assert (rows["kind"] == BAR).all()

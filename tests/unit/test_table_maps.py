@@ -95,9 +95,9 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
 def test_the_map_with_the_files_name_comes_before_that_of_the_folder(tmp_path: Path) -> None:
     data = written(tmp_path, HEAD + LINE, "day.csv")
     written(tmp_path, GOOD)
-    assert open_feed(str(data), (), read_map).instruments[0].symbol == "AAPL"
+    assert open_feed(str(data), read_map=read_map).instruments[0].symbol == "AAPL"
     written(tmp_path, GOOD.replace("AAPL", "MSFT"), "day.csv.toml")
-    feed = open_feed(str(data), (), read_map)
+    feed = open_feed(str(data), read_map=read_map)
     assert feed.instruments[0].symbol == "MSFT"
     assert [path.name for path in feed.paths] == ["day.csv", "day.csv.toml"], "records follow from both"  # type: ignore[attr-defined]
 
@@ -107,12 +107,12 @@ def test_a_folder_of_tables_is_one_feed_without_its_maps(tmp_path: Path) -> None
     written(tmp_path, HEAD + LINE, "a.csv")
     written(tmp_path, HEAD + LINE, "b.csv")
     written(tmp_path, "0  b.csv", "b.csv.CHECKSUM")
-    assert len(rows_of(open_feed(str(tmp_path), (), read_map))) == 2
+    assert len(rows_of(open_feed(str(tmp_path), read_map=read_map))) == 2
 
 
 def test_a_table_without_a_map_is_told_where_one_belongs(tmp_path: Path) -> None:
     with pytest.raises(NotAFeedError, match=r"what the columns of a table are is said in a map, FILE.toml or map.toml beside it"):
-        open_feed(str(written(tmp_path, HEAD + LINE, "day.csv")), (), read_map)
+        open_feed(str(written(tmp_path, HEAD + LINE, "day.csv")), read_map=read_map)
 
 
 def test_tables_that_the_engine_exports_need_no_map(tmp_path: Path) -> None:
