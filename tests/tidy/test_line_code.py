@@ -19,7 +19,7 @@ from engine.loops import run_fused, run_logged
 from engine.ring_loops import run_ingest
 from engine.worker_loop import run_worker
 from engine.workers import load_ring_kernels
-from handlers.ingest.venues.binance_kernels import scan_lines
+from handlers.ingest.venues.binance_kernels import scan_messages
 from handlers.ingest.venues.checksums import fold_levels, kraken_checksum, okx_checksum, trim
 from handlers.ingest.venues.dbn_levels import write_levels
 from handlers.ingest.venues.dbn_walk import find_records
@@ -50,7 +50,7 @@ LOOPS = {"run_fused": frozenset(), "run_logged": COUNTS, "run_ingest": COUNTS | 
 TABLES = (decode_lines, scan_lines, add_names, mark_events, counts_to_times, doubles_to_units, finish_rows, scale_column, texts_to_words)
 SIGNED = (fold_levels, trim, okx_checksum, kraken_checksum)
 BESIDE = (
-    *SIGNED, scan_lines, read_times, find_bodies, write_rows, write_levels, find_records, cycles_now, pack_words, unpack_words, copy_run, materialise, take_runs, market_words,
+    *SIGNED, scan_messages, read_times, find_bodies, write_rows, write_levels, find_records, cycles_now, pack_words, unpack_words, copy_run, materialise, take_runs, market_words,
     generate,
 )  # fmt: skip
 # Kernels that Python calls and that are not read by themselves: they stand in the loops as well, or never decide anything.

@@ -309,7 +309,7 @@ def take_line(text, at, end, scratch, mark, m, spans, n, names, cuts, futures, g
 
 
 @kernel(I64(U8, I64[::1], I64[::1], I64[::1], I64[::1], I64[::1], I64[::1], array_t(MESSAGE), I64[:, ::1], U8, I64[::1], I64, I64, I64, I64))
-def scan_lines(text, begins, ends, times, seen, begin, stop, messages, spans, names, cuts, futures, first_line, earliest_ms, latest_ms):
+def scan_messages(text, begins, ends, times, seen, begin, stop, messages, spans, names, cuts, futures, first_line, earliest_ms, latest_ms):
     """Read what can be read of the bodies [begins, ends) of a batch of lines; returns how many were.
 
     `messages[i]` of line i has kind 0 where it was left to the parser, and for those that were read all but what the kernel of levels

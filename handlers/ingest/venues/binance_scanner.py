@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handlers.ingest.feed import YEAR_2000_NS, YEAR_2100_NS
-from handlers.ingest.venues.binance_kernels import KEYS, scan_lines
+from handlers.ingest.venues.binance_kernels import KEYS, scan_messages
 from handlers.ingest.venues.levels import MESSAGE, TEXTS
 from handlers.ingest.venues.protocol import MS, Batch, Scanner
 
@@ -27,7 +27,7 @@ class BinanceScanner(Scanner):
 
     def scan(self, batch: Batch, times: NDArray[np.int64], first: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
         messages, spans = np.zeros(len(times), MESSAGE), np.zeros((len(times), 2 * TEXTS), np.int64)
-        scan_lines(
+        scan_messages(
             batch.text, batch.begins, batch.ends, times, *self._scratch, messages, spans, self._names, self._cuts, self._futures, first,
             YEAR_2000_NS // MS, YEAR_2100_NS // MS,
         )  # fmt: skip
