@@ -35,6 +35,8 @@ FORBIDDEN_KIND = 122
 OUT_OF_RANGE = 123
 TIME_JUMP = 124
 LONG_ROW = 125
+CROSSED_QUOTE = 140
+LOCKED_QUOTE = 141
 
 # --- 200-299: risk --------------------------------------------------------------------------------------------------------
 POSITION_LIMIT = 201
@@ -76,7 +78,7 @@ DOC: dict[int, str] = {
     MISSING_FIELD: "message lacks a field",
     WRONG_TYPE: "field has another type",
     OUT_OF_INT64: "number does not fit 64 bits",
-    TIME_OUT_OF_RANGE: "time lies outside the years 2000 to 2100",
+    TIME_OUT_OF_RANGE: "time lies outside the years 2000 to 2100, those from 1970 in files of bars, or is none of its day",
     NOT_A_NUMBER: "price or quantity is not a decimal number",
     NOT_POSITIVE: "price or quantity is negative, or zero where it may not be",
     PRICE_OFF_GRID: "price is not a multiple of the tick",
@@ -96,6 +98,8 @@ DOC: dict[int, str] = {
     OUT_OF_RANGE: "number is impossible in its field",
     TIME_JUMP: "receive time is more than a day ahead of the lines around it",
     LONG_ROW: "record of several slots, which no source may send",
+    CROSSED_QUOTE: "quote whose ask is below its bid, which the configuration drops",
+    LOCKED_QUOTE: "quote whose ask is at its bid, which the configuration drops",
     POSITION_LIMIT: "position in the instrument could pass its limit",
     TOTAL_POSITION_LIMIT: "quantity held over all instruments could pass its limit",
     NOTIONAL_LIMIT: "notional of the instrument could pass its limit",

@@ -16,6 +16,7 @@ from engine.ring_loops import run_ingest
 from engine.worker_loop import run_worker
 from engine.workers import load_ring_kernels
 from handlers.ingest.venues.binance_rows import write_rows
+from handlers.ingest.venues.lean_text import scan_lines
 from handlers.ingest.venues.synthetic import SyntheticFeed
 from handlers.ingest.venues.synthetic_flow import generate
 from handlers.signals.loading import BUILT_IN, compile_step
@@ -30,7 +31,7 @@ from transport.reference import copy_run, materialise, take_runs
 COUNTS = frozenset(("NRT_incref", "NRT_decref"))
 WAITS = frozenset(("sched_yield", "usleep"))  # transport/wait.py: a worker that has nothing to do
 LOOPS = {"run_fused": frozenset(), "run_logged": COUNTS, "run_ingest": COUNTS | WAITS, "run_worker": COUNTS | WAITS}
-BESIDE = (write_rows, cycles_now, pack_words, unpack_words, copy_run, materialise, take_runs, market_words, generate)
+BESIDE = (write_rows, scan_lines, cycles_now, pack_words, unpack_words, copy_run, materialise, take_runs, market_words, generate)
 # Kernels that Python calls and that are not read by themselves: they stand in the loops as well, or never decide anything.
 IN_THE_LOOPS = {"consumer_cell", "head", "load_cell", "push_first", "seek_first", "store_cell", "swap_cell", "tail"}
 NOT_OF_THE_LINE = {"_read_pair", "first_refused", "fold_tops", "merge_rows", "take_what_is_left"}

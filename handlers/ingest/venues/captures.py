@@ -12,20 +12,24 @@ from handlers.ingest.feed import Feed
 from handlers.ingest.venues.binance import BinanceFeed
 from handlers.ingest.venues.dbn import DbnFeed
 from handlers.ingest.venues.dbn_files import MAGIC
+from handlers.ingest.venues.lean import LeanFeed
+from handlers.ingest.venues.lean_files import ZIP_MAGIC, find_csv
+from handlers.ingest.venues.lean_rows import KEEP
 from transport.instruments import Instrument
 
 HEAD_BYTES = 4096
-BINANCE, DBN = "binance", "dbn"
-READS = "captures of Binance's streams (`<receive ns> <JSON>` a line) and DBN files of schema mbo, plain, gzip or zstd"
+BINANCE, DBN, LEAN = "binance", "dbn", "lean"
+READS = "captures of Binance's streams (`<receive ns> <JSON>` a line) and DBN files of schema mbo, plain, gzip or zstd; Lean's zips"
 _CAPTURE_LINE = re.compile(rb"\d{19} ?\{")
 _BESIDE = re.compile(r"\..*|(LICEN[CS]E|COPYING|README|NOTICE).*|.*\.(md|txt)", re.I)  # files that lie beside captures
 
 
-def open_feed(spec: str, instruments: Sequence[Instrument] = ()) -> Feed:
+def open_feed(spec: str, instruments: Sequence[Instrument] = (), crossed_quotes: str = KEEP) -> Feed:
     """Open a feed: a file, several joined by commas, or a folder, whose files in the order of their names are one source.
 
-    `instruments` is the configuration's table; a venue it does not name gets instruments inferred from the feed. Raises FeedError
-    with a text for the user: no such file, not a feed, files of different formats.
+    `instruments` is the configuration's table; a venue it does not name gets instruments inferred from the feed. `crossed_quotes`
+    is the configuration's word on quotes without a book behind them (KEEP, DROP, DROP_LOCKED of lean_rows). Raises FeedError with a
+    text for the user: no such file, not a feed, files of different formats.
     """
     paths = feed_files(spec)
     formats = {path: detect_format(path) for path in paths}
@@ -35,6 +39,8 @@ def open_feed(spec: str, instruments: Sequence[Instrument] = ()) -> Feed:
     name = feed_name(spec)
     if formats[paths[0]] == BINANCE:
         return BinanceFeed(name, paths, instruments)
+    if formats[paths[0]] == LEAN:
+        return LeanFeed(name, paths, instruments, crossed_quotes)
     return DbnFeed(name, paths, instruments)
 
 
@@ -63,8 +69,11 @@ def _files_of(folder: Path) -> list[Path]:
 
 
 def detect_format(path: Path) -> str:
-    """BINANCE or DBN; raises NotAFeedError for anything else, UnreadableError."""
+    """BINANCE, DBN or LEAN; raises NotAFeedError for anything else, UnreadableError."""
     head = read_head(path, HEAD_BYTES)
+    if head.startswith(ZIP_MAGIC):
+        find_csv(path)
+        return LEAN
     if head.startswith(MAGIC):
         return DBN
     if any(_CAPTURE_LINE.match(line) for line in head.split(b"\n")[:3]):
