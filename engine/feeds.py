@@ -17,6 +17,7 @@ from handlers.ingest.errors import FeedError, NotAFeedError
 from handlers.ingest.feed import Feed
 from handlers.ingest.sequencer import FEEDS_MAX, source_of
 from handlers.ingest.venues.captures import open_feed
+from handlers.ingest.venues.lean_rows import KEEP
 from handlers.ingest.venues.synthetic import SyntheticFeed
 from transport.errors import TransportError
 from transport.instruments import Instrument
@@ -123,8 +124,8 @@ def _is_tape(path: Path) -> bool:
         return file.read(len(MAGIC)) == MAGIC
 
 
-def open_one(spec: str, instruments: Sequence[Instrument]) -> OpenFeed:
-    """Open a feed by what it is; raises FeedError in words a user understands."""
+def open_one(spec: str, instruments: Sequence[Instrument], crossed_quotes: str = KEEP) -> OpenFeed:
+    """Open a feed by what it is; `crossed_quotes` as `open_feed` has it. Raises FeedError in words a user understands."""
     if spec.startswith(SYNTHETIC):
         return _synthetic(spec)
     path = Path(spec)
@@ -139,11 +140,13 @@ def open_one(spec: str, instruments: Sequence[Instrument]) -> OpenFeed:
             return OpenFeed(spec, run.instruments, run=(run.input_log(), run.instruments))
     except (TransportError, OSError) as error:
         raise NotAFeedError(f"{spec}: {error}") from error
-    feed = open_feed(spec, instruments)
+    feed = open_feed(spec, instruments, crossed_quotes)
     return OpenFeed(spec, tuple(feed.instruments), decoder=feed)
 
 
-def open_feeds(specs: Sequence[str], configured: Sequence[Instrument]) -> tuple[list[OpenFeed], tuple[Instrument, ...]]:
+def open_feeds(
+    specs: Sequence[str], configured: Sequence[Instrument], crossed_quotes: str = KEEP
+) -> tuple[list[OpenFeed], tuple[Instrument, ...]]:
     """Every feed and the run's instrument table: each feed's in order, a name once.
 
     A configured instrument replaces what a capture suggests; tapes, runs and the generator have rows on grids of their own.
@@ -152,7 +155,7 @@ def open_feeds(specs: Sequence[str], configured: Sequence[Instrument]) -> tuple[
         raise FeedError("no feed given")
     if len(specs) > FEEDS_MAX:
         raise FeedError(f"{len(specs)} feeds; a line takes at most {FEEDS_MAX}")
-    feeds = [open_one(spec, configured) for spec in specs]
+    feeds = [open_one(spec, configured, crossed_quotes) for spec in specs]
     table: dict[str, Instrument] = {}
     for feed in feeds:
         for instrument in feed.instruments:

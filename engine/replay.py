@@ -63,7 +63,7 @@ def replay(
     """
     fused_cores = _fused_cores(config)
     progress("opening feeds", 0)
-    feeds, instruments = open_feeds(specs, config.instrument)
+    feeds, instruments = open_feeds(specs, config.instrument, config.feeds.crossed_quotes)
     by_reference = all(f.by_reference for f in feeds) and not config.journal.embed
     progress("loading kernels" if is_compiled(run_fused) else COMPILING, 0)
     load_kernels()
