@@ -125,6 +125,8 @@ def _day_of(path: Path, text: str) -> int:
 
 def day_number(digits: int) -> int:
     """Days since 1970-01-01 of YYYYMMDD as a number; NO_DAY for one that does not exist or lies outside the years 1970 to 2099."""
+    if not 0 < digits < 10**8:
+        return NO_DAY
     try:
         found = date(digits // 10_000, digits // 100 % 100, digits % 100)
     except ValueError:
