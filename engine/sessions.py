@@ -69,8 +69,8 @@ def sessions_of(name: str) -> np.ndarray[Any, Any]:
     start, end = (year if bound is None else str(least(np.datetime64(year), bound.to_datetime64().astype("M8[D]"))) for year, bound, least in bounds)
     calendar = exchange_calendars.get_calendar(name, start=start, end=end)
     found = np.zeros(len(calendar.sessions), SESSION)
-    found["open_ns"] = calendar.opens.values.astype("M8[ns]").view(np.int64)
-    found["close_ns"] = calendar.closes.values.astype("M8[ns]").view(np.int64)
-    found["day"] = calendar.sessions.values.astype("M8[ns]").view(np.int64) // DAY_NS
+    found["open_ns"] = calendar.opens.dt.tz_convert(None).to_numpy().astype("M8[ns]").view(np.int64)
+    found["close_ns"] = calendar.closes.dt.tz_convert(None).to_numpy().astype("M8[ns]").view(np.int64)
+    found["day"] = calendar.sessions.to_numpy().astype("M8[ns]").view(np.int64) // DAY_NS
     assert (found["open_ns"] < found["close_ns"]).all() and (found["close_ns"][:-1] <= found["open_ns"][1:]).all(), name
     return found
