@@ -7,6 +7,7 @@ and early closes included; a lunch break is inside its session.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
@@ -58,19 +59,27 @@ def _size(config: BarsConfig, instrument: Instrument) -> int:
 
 def sessions_of(name: str) -> np.ndarray[Any, Any]:
     """Sessions of an exchange over YEARS, dtype SESSION, in order and apart; raises ConfigError for one that is not known."""
-    import exchange_calendars
-    from exchange_calendars.errors import CalendarError
-
-    try:
-        kind = type(exchange_calendars.get_calendar(name))
-    except CalendarError as error:
-        raise ConfigError(f'bars.session = "{name}" is no exchange that is known; a market identifier such as XNYS, or "{ALWAYS}"') from error
-    bounds = zip(YEARS, (kind.bound_min(), kind.bound_max()), (np.maximum, np.minimum), strict=True)
-    start, end = (year if bound is None else str(least(np.datetime64(year), bound.to_datetime64().astype("M8[D]"))) for year, bound, least in bounds)
-    calendar = exchange_calendars.get_calendar(name, start=start, end=end)
+    calendar = _calendar(name)
     found = np.zeros(len(calendar.sessions), SESSION)
     found["open_ns"] = calendar.opens.dt.tz_convert(None).to_numpy().astype("M8[ns]").view(np.int64)
     found["close_ns"] = calendar.closes.dt.tz_convert(None).to_numpy().astype("M8[ns]").view(np.int64)
     found["day"] = calendar.sessions.to_numpy().astype("M8[ns]").view(np.int64) // DAY_NS
     assert (found["open_ns"] < found["close_ns"]).all() and (found["close_ns"][:-1] <= found["open_ns"][1:]).all(), name
     return found
+
+
+def _calendar(name: str) -> Any:
+    """The library's calendar over as many of YEARS as it knows."""
+    import exchange_calendars
+    from exchange_calendars.errors import CalendarError
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the library's own, of what its pandas will change one day
+        try:
+            known = type(exchange_calendars.get_calendar(name))
+        except CalendarError as error:
+            raise ConfigError(
+                f'bars.session = "{name}" is no exchange that is known; a market identifier such as XNYS, or "{ALWAYS}"'
+            ) from error
+        first, last = (None if bound is None else f"{bound:%Y-%m-%d}" for bound in (known.bound_min(), known.bound_max()))
+        return exchange_calendars.get_calendar(name, start=max(YEARS[0], first or ""), end=min(YEARS[1], last or YEARS[1]))

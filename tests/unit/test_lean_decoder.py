@@ -103,6 +103,7 @@ def test_forex_quotes_are_decimals_at_five_hours_behind_utc_in_summer_too(tmp_pa
     feed = opened(forex(tmp_path, [b"334,1.37632,1.37634", b"335,1.3763,1.37631"]))
     rows = rows_of(feed)
     assert rows["price_ticks"].tolist() == [137632, 137630]
+    assert rows["qty_lots"].tolist() == rows["ask_lots"].tolist() == [1, 1]  # the file tells no size
     assert (rows["ts_event_ns"] - local(2014, 5, 12, 5, zone=ZoneInfo("UTC"))).tolist() == [334_000_000, 335_000_000]
     assert feed.instruments == (Instrument("EURUSD", "fxcm", Decimal("0.00001"), Decimal(1), "USD"),)
     assert opened(forex(tmp_path / "oanda" / "tick" / "eurusd", [b"334,1.37632,1.37634"])).instruments[0].venue == "oanda"

@@ -2,7 +2,8 @@
 
     trade tick   TRADE, an event each
     quote tick   QUOTE with the newest bid and the newest ask: the national best. An equity's row changes one side; a bid row and the
-                 ask row behind it at the same millisecond are one event, between which the two may cross
+                 ask row behind it at the same millisecond are one event, between which the two may cross. A currency's has both,
+                 without sizes, which become one lot
     trade bar    BAR, side NO_SIDE             quote bar   two BARs, BID then ASK, one event; a side without prices has none
 
 `conditions` of ticks: bits 0-31 the publisher's flags, bit 32 that it calls the tick suspicious, bits 40-47 the exchange's letter.
@@ -34,6 +35,7 @@ SUSPICIOUS = 1 << 32
 LETTER_AT = 40
 KEEP, DROP, DROP_LOCKED = "keep", "drop", "drop_locked"  # what is done with a quote whose ask is below its bid, or not above it
 NANO_DIGITS, MICRO_DIGITS = 9, 6
+UNSIZED_LOTS = 1  # of a currency's quote, which tells no size: 0 would be a side that nobody quotes
 EQUITY_DIGITS = 4  # an equity's prices are counted in 1e-4
 LAST_PAUSE_NS = 31 * DAY_NS  # the last line of a file has none behind it that could confirm its date
 Column = NDArray[np.int64]
@@ -190,8 +192,8 @@ def decode_quotes(
     block = Block(file, text + behind)
     lines = len(block.reasons) - bool(behind)
     if file.columns == 3:
-        bid, ask, zero = block.prices(1, grid), block.prices(2, grid), np.zeros(len(block.reasons), np.int64)
-        bid_lots, ask_lots, conditions = zero, zero, zero
+        bid, ask, conditions = block.prices(1, grid), block.prices(2, grid), np.zeros(len(block.reasons), np.int64)
+        bid_lots = ask_lots = conditions + UNSIZED_LOTS
         block.require(1, 2)
     else:
         bid, ask = block.prices(1, grid), block.prices(3, grid)
