@@ -1,7 +1,7 @@
 """From `[bars]` of the configuration to what FEATURES cuts bars by: sizes on each instrument's grid, and sessions as plain arrays.
 
 A calendar is asked here, once, at start, over the same years whatever the feed and whenever the run: the line itself sees neither
-a library nor a clock, and a run that is verified in ten years has the sessions it had. Times are the exchange's own, daylight saving
+a library nor a clock. A run's environment has the library's version, for another one may know another holiday; verify tells. Times are the exchange's own, daylight saving
 and early closes included; a lunch break is inside its session.
 """
 

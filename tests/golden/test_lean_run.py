@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,8 @@ def test_a_day_of_ticks_replays_to_the_same_hashes_in_every_placement_and_is_pro
     assert (events["Trade"], events["Quote"]) == (expected["trades"]["n"], expected["quotes"]["n"])
     assert "BAR_TRADES_LATE" not in runs["fused"]["troubles"]
     done("verify", tmp_path / "fused")
+    toolchain = json.loads((tmp_path / "fused" / "environment.json").read_text())["toolchain"]
+    assert toolchain["exchange_calendars"] == version("exchange_calendars")  # whose sessions these were
     bars = table(tmp_path / "fused", "bars")
     assert bars == table(ticks, "bars", "--config", config)
     theirs = {int(b["ts_open_ns"]): b for b in table(data_dir / "lean_equity_ibm" / "minute" / "ibm" / f"{DAY}_trade.zip", "bars")}
