@@ -4,7 +4,7 @@
     cut     OPEN_BAR    everything else, by the BAR_RULE of the run
 
 Bars cut by a clock, BY_TIME and BY_SESSION. An interval is over, and its bar closed, when the rule's `close_on` says so: by a later
-trade (or quote, where bars are of quotes), by any later record of the instrument's market, or by a timer of the line `close_after_ns`
+trade (or quote, where bars are of quotes), by the end of any later event of the instrument's market, or by a timer of the line `close_after_ns`
 after it as well. Never before: a record of the same instrument from a later time of the venue, or the line's clock, has told that it
 is over. Intervals begin at the session's open, or at the epoch where no calendar is asked; the last of a session ends with it.
 Nothing is known of an interval without trades, which has no bar. A late trade, one of a closed interval, counts in the bar that is

@@ -25,6 +25,7 @@ from transport.records import (
     TRADE,
 )  # fmt: skip
 
+CUT = 2  # added to params.top in a run with cut bars
 ROWS_MAX = 520  # slots of one input: a bar an instrument at a timer or the end of the feed and a checkpoint, else bars and a long row
 INSTRUMENTS_MAX = 512  # half of it with bars of quotes, which come in pairs
 PLAIN = np.uint64(schema_id(0) | len(features_of(0)) << 32)  # schema and count of a row without levels
@@ -56,7 +57,7 @@ def new_features(
     params["alpha_fast"], params["alpha_slow"] = 2.0 / (ema_fast + 1), 2.0 / (ema_slow + 1)
     params["alpha_volatility"] = 2.0 / (volatility_window + 1)
     params["bar_ns"], params["checkpoint"] = bar_ns, checkpoint
-    params["top"] = TOP_QUOTE if top_quote else TOP_BOOK
+    params["top"] = (TOP_QUOTE if top_quote else TOP_BOOK) + (0 if cut is None else CUT)
     params["depth"], params["schema"] = depth, schema_id(depth) | len(features_of(depth)) << 32
     rows = max(1, instruments)
     digest = np.zeros(1, DIGEST)
@@ -123,7 +124,7 @@ def cut_bars(state, r, out):
             for at in range(sides * len(state.bars)):
                 n = close_over(state, at, r.due_ns - rule.close_after_ns, r, out, n)
         return n
-    counts = r.kind == QUOTE and r.flags & EVENT_END != 0 if rule.quotes else r.kind == TRADE
+    counts = r.kind == QUOTE if rule.quotes else r.kind == TRADE
     if not counts and (rule.close_on == ON_TRADE or r.kind > BOOK_SNAPSHOT):
         return n
     first = sides * np.int64(r.instrument_id)
@@ -190,6 +191,33 @@ def pass_bar(state, r, row):
     return 1
 
 
+@kernel
+def step_cut(state, m, r, out):
+    """`step_features` of a run with cut bars, at a trade or the end of an event: apart, and its end written twice, so that others pay nothing.
+
+    What is changed in either is changed in the other: tests/property/test_bars.py compares their rows.
+    """
+    p = state.params[0]
+    n = cut_bars(state, r, out)
+    if not r.flags & EVENT_END:
+        return n
+    if p.top == CUT + TOP_BOOK:
+        if not (r.kind == BOOK_DELTA or r.kind == TRADE or r.kind == BOOK_SNAPSHOT) or not two_sided(m):
+            return n
+        bid, ask, bid_lots, ask_lots = best_price(m, BID), best_price(m, ASK), best_lots(m, BID), best_lots(m, ASK)
+    else:
+        if not (r.kind == QUOTE or r.kind == TRADE) or m.bid_lots <= 0 or m.ask_lots <= 0:
+            return n
+        bid, ask, bid_lots, ask_lots = m.bid_ticks, m.ask_ticks, m.bid_lots, m.ask_lots
+    row = out[n]
+    begin(row, r, BY_FEATURES, FEATURE, n)
+    update(state.features[np.int64(r.instrument_id)], p, bid, bid_lots, ask, ask_lots, row["values"])
+    set_slot_word(row, 14, p.schema)
+    set_slot_word(row, 15, np.uint64(0))
+    fold_digest(state.digest[0], row)
+    return n + 1 if p.schema == PLAIN else add_levels(state, m, out, n)
+
+
 @kernel(inline=True)
 def step_features(state, m, r, out):
     """Rows of one input `r`, whose market record is already folded into `m`; returns how many slots of `out` they take.
@@ -200,9 +228,9 @@ def step_features(state, m, r, out):
     p = state.params[0]
     i = np.int64(r.instrument_id)
     n = 0
-    if p.bar_ns == 0 and r.kind != COMMAND and r.kind != BAR:
-        n = cut_bars(state, r, out)
-    elif r.kind == TRADE:
+    if r.kind == TRADE:
+        if p.bar_ns == 0:
+            return step_cut(state, m, r, out)
         n = add_trade(state.bars[i], p.bar_ns, r, out[0])
         if n:
             begin(out[0], r, BY_FEATURES, BAR, 0)
@@ -217,6 +245,8 @@ def step_features(state, m, r, out):
         if not (r.kind == BOOK_DELTA or r.kind == TRADE or r.kind == BOOK_SNAPSHOT) or not two_sided(m):
             return n
         bid, ask, bid_lots, ask_lots = best_price(m, BID), best_price(m, ASK), best_lots(m, BID), best_lots(m, ASK)
+    elif p.top >= CUT:
+        return step_cut(state, m, r, out)
     else:
         if not (r.kind == QUOTE or r.kind == TRADE) or m.bid_lots <= 0 or m.ask_lots <= 0:
             return n

@@ -15,10 +15,10 @@ from handlers.features.bars import (
     SESSION, SUM_MAX, BarsState, new_bars,
 )  # fmt: skip
 from handlers.features.stage import ROWS_MAX, FeaturesState, new_features
-from tests.property.test_features import _features
+from tests.property.test_features import _features, random_book
 from tests.stages import Fields, slots, stamped, trade
 from transport.records import (
-    ASK, BAR, BID, BUY, COMMAND, END_OF_FEED, FEED_BASE, NO_INSTRUMENT, NO_SIDE, QUOTE, SELL, TIMER, empty,
+    ASK, BAR, BID, BUY, COMMAND, END_OF_FEED, EVENT_END, FEATURE, FEED_BASE, NO_INSTRUMENT, NO_SIDE, QUOTE, REC, SELL, TIMER, empty,
 )  # fmt: skip
 
 DAY_NS, MINUTE_NS = 86_400 * 10**9, 60 * 10**9
@@ -205,6 +205,24 @@ def test_cut_minutes_closed_by_trades_are_the_plain_ones(seed: int) -> None:
     cut = state_of(new_bars([0, 0], by=BY_TIME, interval_ns=MINUTE_NS))
     assert rows_of(plain, [*trades, END]).tobytes() == rows_of(cut, [*trades, END]).tobytes(), seed
     assert plain.digest.tobytes() == cut.digest.tobytes()
+
+
+@pytest.mark.parametrize("depth", [0, 3])
+@pytest.mark.parametrize("quotes", [False, True], ids=["book", "quote"])
+def test_feature_rows_beside_cut_minutes_are_those_beside_plain_ones(depth: int, quotes: bool, seed: int) -> None:
+    chance = random.Random(seed)
+    records = [{**r, "ts_event_ns": START_NS + k * MINUTE_NS // 7} for k, r in enumerate(random_book(chance))]
+    for at in range(0, len(records), 5):
+        records.insert(at, {**quoted(records[at]["ts_event_ns"], 99, 101), "flags": chance.choice((0, EVENT_END))})
+    found = []
+    for bars in (None, new_bars([0, 0], by=BY_TIME, interval_ns=MINUTE_NS)):
+        state = new_features(2, 5, 20, 10, 0 if bars else MINUTE_NS, quotes, 4096, depth, bars)
+        markets, books = new_markets([False] * 2)
+        rows, out = slots({**r, "seq": n} for n, r in enumerate([*records, END])), empty((3 + depth) * len(records))
+        found.append((out[: _features(state, markets, books, rows, empty(ROWS_MAX), out)].tobytes(), state.digest.tobytes()))
+    assert found[0] == found[1], seed
+    kinds = np.frombuffer(found[0][0], REC)["kind"]
+    assert min((kinds == BAR).sum(), (kinds == FEATURE).sum()) > 10
 
 
 def test_a_split_of_the_stream_changes_no_byte(seed: int) -> None:
