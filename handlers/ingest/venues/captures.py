@@ -22,6 +22,7 @@ from handlers.ingest.venues.lean import LeanFeed
 from handlers.ingest.venues.lean_files import ZIP_MAGIC, find_csv
 from handlers.ingest.venues.lean_rows import KEEP
 from handlers.ingest.venues.okx import Okx
+from handlers.ingest.venues.own_lines import MARK, read
 from handlers.ingest.venues.protocol import Protocol, Refused
 from handlers.ingest.venues.survey import survey_capture
 from transport.instruments import Instrument
@@ -80,6 +81,8 @@ def _whose(paths: Sequence[Path]) -> tuple[Form, Protocol]:
 
 def _protocol_of(lines: Sequence[bytes], form: Form) -> type[Protocol] | None:
     for text in lines:
+        if MARK in text[:64]:
+            return _protocol_named(text)
         for protocol in PROTOCOLS:
             if any(mark in text[:512].partition(b": ")[0] for mark in protocol.url_marks):
                 return protocol
@@ -91,6 +94,15 @@ def _protocol_of(lines: Sequence[bytes], form: Form) -> type[Protocol] | None:
         if len(claimed) == 1:
             return claimed[0]
     return None
+
+
+def _protocol_named(text: bytes) -> type[Protocol] | None:
+    """The protocol of a capture that says whose it is."""
+    try:
+        venue = read(text.partition(b" ")[2]).venue
+    except Refused:
+        return None
+    return next((p for p in PROTOCOLS if venue == p.venue or venue in p.markets), None)
 
 
 def feed_files(spec: str) -> list[Path]:
