@@ -1,8 +1,8 @@
 """From `[bars]` of the configuration to what FEATURES cuts bars by: sizes on each instrument's grid, and sessions as plain arrays.
 
 A calendar is asked here, once, at start, over the same years whatever the feed and whenever the run: the line itself sees neither
-a library nor a clock. A run's environment has the library's version, for another one may know another holiday; verify tells. Times are the exchange's own, daylight saving
-and early closes included; a lunch break is inside its session.
+a library nor a clock. A run's environment has the library's version, for another one may know another holiday; verify tells.
+Times are the exchange's own, daylight saving and early closes included; a lunch break is inside its session.
 """
 
 from __future__ import annotations
@@ -76,10 +76,12 @@ def _calendar(name: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the library's own, of what its pandas will change one day
         try:
-            known = type(exchange_calendars.get_calendar(name))
+            return exchange_calendars.get_calendar(name, start=YEARS[0], end=YEARS[1])
         except CalendarError as error:
             raise ConfigError(
                 f'bars.session = "{name}" is no exchange that is known; a market identifier such as XNYS, or "{ALWAYS}"'
             ) from error
-        first, last = (None if bound is None else f"{bound:%Y-%m-%d}" for bound in (known.bound_min(), known.bound_max()))
-        return exchange_calendars.get_calendar(name, start=max(YEARS[0], first or ""), end=min(YEARS[1], last or YEARS[1]))
+        except ValueError:  # of some exchanges fewer years are known
+            known = type(exchange_calendars.get_calendar(name))
+            first, last = (None if bound is None else f"{bound:%Y-%m-%d}" for bound in (known.bound_min(), known.bound_max()))
+            return exchange_calendars.get_calendar(name, start=max(YEARS[0], first or ""), end=min(YEARS[1], last or YEARS[1]))
