@@ -32,7 +32,7 @@ IBM, EURUSD = "lean_equity_ibm", "lean_forex_eurusd"
 
 
 def decoded(data_dir: Path, *path: str, crossed: str = "keep") -> Decoded:
-    feed = open_feed(str(data_dir.joinpath(*path)), (), crossed)
+    feed = open_feed(str(data_dir.joinpath(*path)), crossed_quotes=crossed)
     assert isinstance(feed, LeanFeed)
     return Decoded(feed, np.concatenate([c.view(np.uint8) for c in feed.chunks(5000)]).view(empty(0).dtype), {})
 

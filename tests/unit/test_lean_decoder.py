@@ -58,7 +58,7 @@ def daily(folder: Path, lines: list[bytes], name: str = "ibm") -> Path:
 
 
 def opened(*paths: Path, instruments: tuple[Instrument, ...] = (), crossed: str = KEEP) -> LeanFeed:
-    feed = open_feed(",".join(map(str, paths)), instruments, crossed)
+    feed = open_feed(",".join(map(str, paths)), instruments, crossed_quotes=crossed)
     assert isinstance(feed, LeanFeed)
     return feed
 

@@ -210,7 +210,7 @@ class CaptureFeed(Feed):
             if verdict == APPLY and pushed_out is None:
                 continue
             if pushed_out is not None:
-                rows[stop - 1]["flags"] &= ~EVENT_END  # the event goes on with the levels it pushed out
+                rows["flags"][stop - 1] &= 255 - EVENT_END  # the event goes on with the levels it pushed out
                 yield rows[begin:stop]
                 yield self._removal(pushed_out, rows[stop - 1])
                 begin = stop

@@ -16,7 +16,7 @@ from handlers.ingest.venues.capture import CaptureFeed
 from handlers.ingest.venues.capture_lines import Form, form_of
 from handlers.ingest.venues.coinbase import Coinbase
 from handlers.ingest.venues.dbn import DbnFeed
-from handlers.ingest.venues.dbn_files import MAGIC
+from handlers.ingest.venues.dbn_files import MAGIC, told_fragment
 from handlers.ingest.venues.kraken import Kraken
 from handlers.ingest.venues.lean import LeanFeed
 from handlers.ingest.venues.lean_files import ZIP_MAGIC, find_csv
@@ -34,17 +34,20 @@ HEAD_LINES_BYTES = 1 << 23
 CAPTURE, DBN, LEAN = "capture", "dbn", "lean"
 READS = (
     "captures of websocket streams (`<receive ns> <JSON>` a line, or cryptofeed's) of Binance, OKX, Kraken, Coinbase, BitMEX and Bybit, and DBN "
-    "files of schema mbo, plain, gzip or zstd; zips of Lean"
+    "files of any schema and version, plain, gzip or zstd; zips of Lean"
 )
 _BESIDE = re.compile(r"\..*|(LICEN[CS]E|COPYING|README|NOTICE).*|.*\.(md|txt)", re.I)  # files that lie beside captures
 
 
-def open_feed(spec: str, instruments: Sequence[Instrument] = (), crossed_quotes: str = KEEP) -> Feed:
+def open_feed(
+    spec: str, instruments: Sequence[Instrument] = (), known: Sequence[Instrument] = (), *, crossed_quotes: str = KEEP
+) -> Feed:
     """Open a feed: a file, several joined by commas, or a folder, whose files in the order of their names are one source.
 
-    `instruments` is the configuration's table; a venue it does not name gets instruments inferred from the feed. `crossed_quotes`
-    is the configuration's word on quotes without a book behind them (KEEP, DROP, DROP_LOCKED of lean_rows). Raises FeedError with a
-    text for the user: no such file, not a feed, files of different formats.
+    `instruments` is the configuration's table; a venue it does not name gets instruments inferred from the feed, or as `known` (what
+    the definitions of another feed state) describes them. `crossed_quotes` is the configuration's word on quotes without a book behind
+    them (KEEP, DROP, DROP_LOCKED of lean_rows). Raises FeedError with a text for the user: no such file, not a feed, files of different
+    formats.
     """
     paths = feed_files(spec)
     formats = {path: detect_format(path) for path in paths}
@@ -57,7 +60,7 @@ def open_feed(spec: str, instruments: Sequence[Instrument] = (), crossed_quotes:
         return CaptureFeed(name, paths, form, survey_capture(paths, form, protocol), instruments)
     if formats[paths[0]] == LEAN:
         return LeanFeed(name, paths, instruments, crossed_quotes)
-    return DbnFeed(name, paths, instruments)
+    return DbnFeed(name, paths, instruments, known)
 
 
 def _whose(paths: Sequence[Path]) -> tuple[Form, Protocol]:
@@ -141,6 +144,9 @@ def detect_format(path: Path) -> str:
         return CAPTURE
     if not head:
         raise NotAFeedError(f"{path} is not a feed: it is empty")
+    relative = told_fragment(head)
+    if relative:
+        raise NotAFeedError(f"{path} is {relative}")
     raise NotAFeedError(f"{path} is not a feed: it begins with {head[:24]!r}; the engine reads {READS}")
 
 
