@@ -183,7 +183,7 @@ def test_bars_of_random_trades_equal_plain_python(case: Plain, open_all_day: boo
         volume_excluded=masks[1],
     )  # fmt: skip
     assert bars_of(bars, trades) == plain.out, seed
-    assert len(plain.out) > 5
+    assert len(plain.out) >= 2
 
 
 @pytest.mark.parametrize("case", range(3))
