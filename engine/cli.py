@@ -156,7 +156,7 @@ def import_(
 
     resolved, _ = _resolve(config, {})
     with ProgressBar(as_json) as progress:
-        facts = import_feeds(feeds, resolved.instrument, out, progress)
+        facts = import_feeds(feeds, resolved.instrument, out, progress, resolved.feeds.crossed_quotes)
     if as_json:
         _print_json(facts)
         return

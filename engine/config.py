@@ -33,6 +33,8 @@ Millis = Annotated[int, Meta(ge=0, le=86_400_000)]  # up to a day
 Count = Annotated[int, Meta(ge=1, le=2**30)]
 Window = Annotated[int, Meta(ge=1, le=10_000_000)]  # events; more than a busy instrument has in a day
 Core = Annotated[int, Meta(ge=0, le=4095)]
+Bits = Annotated[int, Meta(ge=0, le=2**62)]
+ALWAYS = "24/7"  # no calendar
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -88,8 +90,28 @@ class FeaturesConfig(Section, frozen=True):
     ema_fast: Window = 50  # about 5 s of a book published every 100 ms
     ema_slow: Window = 200  # four times the fast, the usual ratio of a crossover
     volatility_window: Window = 200  # as the slow average, so that both turn over together
-    bar_interval_s: Annotated[int, Meta(ge=1, le=86_400)] = 60  # the minute bar
     depth: Annotated[int, Meta(ge=0, le=32)] = 0  # levels of the book a side in the feature row: a slot more for two of them
+
+
+class BarsConfig(Section, frozen=True):
+    """`[bars]`: how trades, or quotes, are cut into bars; with the defaults but for the interval the line is at its fastest."""
+
+    by: Literal["time", "session", "ticks", "volume", "notional", "tick_imbalance", "volume_imbalance"] = "time"  # the usual bar
+    of: Literal["trades", "quotes"] = "trades"  # quotes: a pair of bars, bid and ask, by time or session
+    interval_s: Annotated[int, Meta(ge=1, le=86_400)] = 60  # by time: the minute bar
+    size: Decimal = Decimal(1000)  # of what `by` names but time and session: trades, quantity or money; a thousand trades are minutes
+    adapt_bars: Annotated[int, Meta(ge=0, le=10_000)] = 0  # imbalance: the size follows that many bars; 0: it stays
+    session: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_/]+$", max_length=16)] = ALWAYS  # an exchange's market identifier, XNYS: no bar outside its sessions or across two; by default no end of a day
+    close_on: Literal["trade", "record", "timer"] = "trade"  # what closes a bar of the clock at the earliest
+    close_after_ms: Millis = 1000  # timer: how long after its end; above the way here and what clocks differ by
+    price_excluded_conditions: Bits = 0  # trades with one of these bits set no price
+    volume_excluded_conditions: Bits = 0  # and these add no volume
+
+
+class FeedsConfig(Section, frozen=True):
+    """`[feeds]`: what is done with what they bring, before it enters the line."""
+
+    crossed_quotes: Literal["keep", "drop", "drop_locked"] = "keep"  # of Lean's quote ticks, indicative ones among them: as recorded
 
 
 class RiskConfig(Section, frozen=True):
@@ -138,7 +160,9 @@ class Config(Section, frozen=True):
     line: LineConfig = LineConfig()
     account: AccountConfig = AccountConfig()
     latency: LatencyConfig = LatencyConfig()
+    feeds: FeedsConfig = FeedsConfig()
     features: FeaturesConfig = FeaturesConfig()
+    bars: BarsConfig = BarsConfig()
     risk: RiskConfig = RiskConfig()
     journal: JournalConfig = JournalConfig()
     runtime: RuntimeConfig = RuntimeConfig()
@@ -177,12 +201,22 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
     """(key, what is wrong) of values that are each allowed and do not go together."""
     if config.features.ema_fast >= config.features.ema_slow:
         yield "features.ema_fast", f"{config.features.ema_fast} must be below ema_slow, {config.features.ema_slow}"
+    yield from _wrong_bars(config.bars)
     if len(set(config.runtime.cores)) < len(config.runtime.cores):
         yield "runtime.cores", "a core is named twice"
     yield from _wrong_money(config)
     yield from _wrong_instruments(config.instrument)
     yield from _wrong_strategies(config.strategy)
     yield from _wrong_positions(config)
+
+
+def _wrong_bars(bars: BarsConfig) -> Iterator[tuple[str, str]]:
+    if bars.size <= 0:
+        yield "bars.size", f"{bars.size} must be above 0"
+    if bars.of == "quotes" and bars.by not in ("time", "session"):
+        yield "bars.of", f"bars of quotes are by time or session, not by {bars.by}"
+    if bars.adapt_bars and not bars.by.endswith("_imbalance"):
+        yield "bars.adapt_bars", f"bars by {bars.by} have no size that adapts"
 
 
 def _wrong_money(config: Config) -> Iterator[tuple[str, str]]:

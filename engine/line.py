@@ -16,6 +16,7 @@ from engine.config import LOTS_MAX, Config
 from engine.errors import ConfigError
 from engine.loops import CONTROL, DECIDING, LOG_ROWS, STAGES, Line, Logs, Scratch, run_fused
 from engine.observe.histogram import HISTOGRAM
+from engine.sessions import cut_bars_of
 from handlers.domain.book import new_markets
 from handlers.domain.queue import NEVER, push_first
 from handlers.domain.schema import features_of
@@ -205,14 +206,15 @@ def build_line(config: Config, instruments: Sequence[Instrument], feeds: int, ep
     markets, books = new_markets([i.book == "l3" for i in instruments])
     strategies = load_strategies(config, instruments, base)
     limits, line_limits = _limits(config, instruments)
+    cut = cut_bars_of(config.bars, instruments)
     line = Line(
         control=np.zeros(1, CONTROL),
         sequencer=sequencer,
         markets=markets,
         books=books,
         features=features.new_features(
-            n, f.ema_fast, f.ema_slow, f.volatility_window, f.bar_interval_s * 10**9, config.line.top == "quote",
-            config.line.checkpoint_inputs, f.depth,
+            n, f.ema_fast, f.ema_slow, f.volatility_window, 0 if cut else config.bars.interval_s * 10**9, config.line.top == "quote",
+            config.line.checkpoint_inputs, f.depth, cut,
         ),
         signals=signals.new_signals(_subscriptions(strategies), n),
         risk=risk.new_risk(limits, line_limits, len(strategies), terms),
@@ -289,6 +291,6 @@ def troubles(line: Line) -> dict[str, int]:
     found = {
         "BOOK_LEVELS_DROPPED": line.markets["dropped"].sum(), "BOOK_ORDERS_DROPPED": line.books["dropped"].sum(),
         "BOOK_ORDERS_UNKNOWN": line.markets["unknown_orders"].sum(), "FILLS_MISSED": paper["crowded"],
-        "REPORTS_INVALID": orders["invalid"], "FILLS_LATE": orders["late"], "REPEATED": orders["duplicate"],
+        "BAR_TRADES_LATE": line.features.cut.open["late"].sum(), "REPORTS_INVALID": orders["invalid"], "FILLS_LATE": orders["late"], "REPEATED": orders["duplicate"],
     }  # fmt: skip
     return {name: int(n) for name, n in found.items() if n}

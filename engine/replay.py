@@ -64,7 +64,7 @@ def replay(
     stays readable.
     """
     progress("opening feeds", 0)
-    feeds, instruments = open_feeds(specs, config.instrument)
+    feeds, instruments = open_feeds(specs, config.instrument, config.feeds.crossed_quotes)
 
     def new_session(built: Built, windows: list[Any], take: Callable[[Batch], None], name: str) -> Session:
         if config.runtime.placement == "fused":

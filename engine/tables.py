@@ -20,8 +20,10 @@ from transport.records import (
     AFTER_FILL,
     AMEND,
     AMENDED,
+    ASK,
     AT_END,
     BAR,
+    BID,
     BUY,
     CANCEL,
     CANCELLED,
@@ -75,6 +77,7 @@ NUMBER_KINDS = ("int", "ns", "float")
 DECIMAL_KINDS = ("price", "qty", "notional", "money", "total")  # total: money summed over a currency's accounts
 NAMES: dict[str, dict[int, str]] = {
     "side": {NO_SIDE: "", BUY: "BUY", SELL: "SELL"},
+    "quoted": {NO_SIDE: "", BID: "BID", ASK: "ASK"},
     "order_type": {MARKET_ORDER: "MARKET", LIMIT_ORDER: "LIMIT"},
     "tif": {GTC: "GTC", IOC: "IOC", FOK: "FOK"},
     "liquidity": {MAKER: "MAKER", TAKER: "TAKER"},
@@ -82,7 +85,7 @@ NAMES: dict[str, dict[int, str]] = {
     "event": {ORDER: "ORDER", CANCEL: "CANCEL", AMEND: "AMEND", REJECT: "REJECT"},
     "ack": {ACCEPTED: "ACCEPTED", CANCELLED: "CANCELLED", AMENDED: "AMENDED", EXPIRED: "EXPIRED"},
 }
-TEXT_KINDS = ("instrument", "currency", "reason", "side", "order_type", "tif", "liquidity", "cause", "event")
+TEXT_KINDS = ("instrument", "currency", "reason", "side", "quoted", "order_type", "tif", "liquidity", "cause", "event")
 
 _VENUE_TIMES = (Column("ts_event_ns", "ns", "ts_event_ns"), Column("ts_recv_ns", "ns", "ts_recv_ns"))
 _LINE_TIMES = (Column("seq", "int", "seq"), Column("ts_seq_ns", "ns", "ts_seq_ns"))
@@ -102,7 +105,7 @@ KINDS_OF: dict[str, tuple[int, ...]] = {
 COLUMNS: dict[str, tuple[Column, ...]] = {
     "trades": (
         *_VENUE_TIMES, _INSTRUMENT, Column("trade_id", "int", "venue_seq"), Column("price", "price", "price_ticks"),
-        Column("qty", "qty", "qty_lots"), Column("side", "side", "side"),
+        Column("qty", "qty", "qty_lots"), Column("side", "side", "side"), Column("conditions", "int", "conditions", "conditions"),
     ),
     "quotes": (
         *_VENUE_TIMES, _INSTRUMENT, Column("venue_seq", "int", "venue_seq"),
@@ -118,6 +121,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("open", "price", "open_ticks"), Column("high", "price", "high_ticks"), Column("low", "price", "low_ticks"),
         Column("close", "price", "close_ticks"), Column("volume", "qty", "volume_lots"),
         Column("notional", "notional", "notional_ticks_lots"), Column("trades", "int", "trades"),
+        Column("side", "quoted", "side"), Column("session", "int", "session", "session"),
     ),
     "features": (
         *_LINE_TIMES, *_VENUE_TIMES, _INSTRUMENT,

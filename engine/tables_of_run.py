@@ -57,7 +57,7 @@ def export(sources: Sequence[str], table: str, config: Config, out: Path | None,
         config = run.config()
         columns = columns_of(table, run.instruments, config.features.depth)
         return write_table(rows, table, run.instruments, out, form, config.account.money_decimals, columns)
-    feeds, instruments = open_feeds(sources, config.instrument)
+    feeds, instruments = open_feeds(sources, config.instrument, config.feeds.crossed_quotes)
     if table not in FROM_FEEDS:
         raise EngineError(f"{table} are made by a run: replay the feed first, then export the run's folder")
     if table in RE_EXECUTED:

@@ -41,6 +41,8 @@ UNFINISHED_BAR = 142
 BOOK_ID_UNKNOWN = 143
 CONNECTION_LOST = 144
 BEFORE_STREAM = 145
+CROSSED_QUOTE = 160
+LOCKED_QUOTE = 161
 
 # --- 200-299: risk --------------------------------------------------------------------------------------------------------
 POSITION_LIMIT = 201
@@ -82,7 +84,7 @@ DOC: dict[int, str] = {
     MISSING_FIELD: "message lacks a field",
     WRONG_TYPE: "field has another type, or a word that is none of its own",
     OUT_OF_INT64: "number does not fit 64 bits",
-    TIME_OUT_OF_RANGE: "time lies outside the years 2000 to 2100, in a table 1971 to 2100",
+    TIME_OUT_OF_RANGE: "time lies outside the years 2000 to 2100, those from 1970 in files of bars and tables, or is none of its day",
     NOT_A_NUMBER: "price or quantity is not a decimal number",
     NOT_POSITIVE: "price or quantity is negative, or zero where it may not be",
     PRICE_OFF_GRID: "price is not a multiple of the tick",
@@ -108,6 +110,8 @@ DOC: dict[int, str] = {
     BOOK_ID_UNKNOWN: "change of a level of the book that nobody inserted",
     CONNECTION_LOST: "connection ended: nothing is known of its books until a snapshot",
     BEFORE_STREAM: "last trade before the stream began, sent at its start: no trade of now",
+    CROSSED_QUOTE: "quote whose ask is below its bid, which the configuration drops",
+    LOCKED_QUOTE: "quote whose ask is at its bid, which the configuration drops",
     POSITION_LIMIT: "position in the instrument could pass its limit",
     TOTAL_POSITION_LIMIT: "quantity held over all instruments could pass its limit",
     NOTIONAL_LIMIT: "notional of the instrument could pass its limit",

@@ -29,6 +29,15 @@ def _decompressor(head: bytes) -> Any:
     return zstandard.ZstdDecompressor().decompressobj() if head.startswith(ZSTD_MAGIC) else None
 
 
+def is_zip(path: Path) -> bool:
+    """Whether the file's first bytes are a zip's; raises UnreadableError."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
+    except OSError as error:
+        raise UnreadableError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
 def read_blocks(path: Path) -> Iterator[bytes]:
     """Yield the file's content in blocks of no fixed size; gzip and zstd of several members are joined; a zip holds one file.
 

@@ -24,6 +24,7 @@ from handlers.ingest.venues.checksums import fold_levels, kraken_checksum, okx_c
 from handlers.ingest.venues.dbn_levels import write_levels
 from handlers.ingest.venues.dbn_walk import find_records
 from handlers.ingest.venues.kraken import Facts, KrakenRule
+from handlers.ingest.venues.lean_text import scan_lines as scan_lean_lines
 from handlers.ingest.venues.levels import MESSAGE, write_rows
 from handlers.ingest.venues.line_kernels import find_bodies, read_times
 from handlers.ingest.venues.okx import OkxRule
@@ -50,7 +51,8 @@ LOOPS = {"run_fused": frozenset(), "run_logged": COUNTS, "run_ingest": COUNTS | 
 TABLES = (decode_lines, scan_lines, add_names, mark_events, counts_to_times, doubles_to_units, finish_rows, scale_column, texts_to_words)
 SIGNED = (fold_levels, trim, okx_checksum, kraken_checksum)
 BESIDE = (
-    *SIGNED, scan_messages, read_times, find_bodies, write_rows, write_levels, find_records, cycles_now, pack_words, unpack_words, copy_run, materialise, take_runs, market_words,
+    *SIGNED, scan_messages, read_times, find_bodies, write_rows, write_levels, find_records, scan_lean_lines, cycles_now, pack_words, unpack_words,
+    copy_run, materialise, take_runs, market_words,
     generate,
 )  # fmt: skip
 # Kernels that Python calls and that are not read by themselves: they stand in the loops as well, or never decide anything.

@@ -123,7 +123,7 @@ def fills(s, p, row, out):
     return s.seen % 200 == 0
 """
 NAMES = ("bars", "all_bars", "timers", "all_timers", "quotes", "fills", "more_fills")
-CONFIG = "[features]\nbar_interval_s = 1\n\n[line]\ntimer_interval_ms = 300\n" + "".join(
+CONFIG = "[bars]\ninterval_s = 1\n\n[line]\ntimer_interval_ms = 300\n" + "".join(
     f'\n[[strategy]]\nname = "{name}"\npath = "readers.py:{name.split("_")[-1]}"\nscope = "{"strategy" if "all" in name else "instrument"}"\n'
     for name in NAMES
 )
