@@ -33,7 +33,8 @@ LOOPS = {"run_fused": frozenset(), "run_logged": COUNTS, "run_ingest": COUNTS | 
 BESIDE = (write_rows, cycles_now, pack_words, unpack_words, copy_run, materialise, take_runs, market_words, generate)
 # Kernels that Python calls and that are not read by themselves: they stand in the loops as well, or never decide anything.
 IN_THE_LOOPS = {"consumer_cell", "head", "load_cell", "push_first", "seek_first", "store_cell", "swap_cell", "tail"}
-NOT_OF_THE_LINE = {"_read_pair", "first_refused", "fold_tops", "merge_rows", "take_what_is_left"}
+# Those of factor panels are read in tests/property/test_factors.py.
+NOT_OF_THE_LINE = {"_read_pair", "first_refused", "fold_tops", "merge_rows", "take_what_is_left", "rank_ics", "spreads", "step_panel"}
 
 
 pytestmark = pytest.mark.timeout(900)  # who comes first compiles the whole line
