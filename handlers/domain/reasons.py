@@ -46,6 +46,12 @@ DUPLICATE_RECORD = 133
 TRADE_ID_GAP = 134
 CROSSED_QUOTE = 135
 LOCKED_QUOTE = 136
+CONTROL_MESSAGE = 140
+CHECKSUM_FAILED = 141
+UNFINISHED_BAR = 142
+BOOK_ID_UNKNOWN = 143
+CONNECTION_LOST = 144
+BEFORE_STREAM = 145
 
 # --- 200-299: risk --------------------------------------------------------------------------------------------------------
 POSITION_LIMIT = 201
@@ -119,6 +125,12 @@ DOC: dict[int, str] = {
     TRADE_ID_GAP: "trade ids of an instrument whose ids are consecutive leave some out",
     CROSSED_QUOTE: "best bid is above the best ask",
     LOCKED_QUOTE: "best bid is the best ask",
+    CONTROL_MESSAGE: "message about the connection, not the market",
+    CHECKSUM_FAILED: "book is not the one that the venue signed",
+    UNFINISHED_BAR: "bar that the venue has not closed yet",
+    BOOK_ID_UNKNOWN: "change of a level of the book that nobody inserted",
+    CONNECTION_LOST: "connection ended: nothing is known of its books until a snapshot",
+    BEFORE_STREAM: "last trade before the stream began, sent at its start: no trade of now",
     POSITION_LIMIT: "position in the instrument could pass its limit",
     TOTAL_POSITION_LIMIT: "quantity held over all instruments could pass its limit",
     NOTIONAL_LIMIT: "notional of the instrument could pass its limit",

@@ -56,7 +56,7 @@ assert [c.reason - REASON_BASE for c in TABLE] == list(range(CHECKS)), "a grade 
 # What a decoder counts by the venue's own rules or by choice: input that was read and rightly not used.
 BY_RULE = frozenset((
     reasons.DEPTH_STALE, reasons.DEPTH_REPEATED, reasons.SNAPSHOT_STALE, reasons.FILL_SKIPPED, reasons.UNKNOWN_STREAM, reasons.UNKNOWN_SYMBOL,
-    reasons.UNKNOWN_RECORD, reasons.HELD_OVERFLOW,
+    reasons.UNKNOWN_RECORD, reasons.HELD_OVERFLOW, reasons.CONTROL_MESSAGE, reasons.UNFINISHED_BAR, reasons.BEFORE_STREAM,
 ))  # fmt: skip
 
 

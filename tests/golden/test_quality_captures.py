@@ -35,6 +35,23 @@ def test_no_hard_check_objects_to_a_recorded_feed(data_dir: Path, name: str) -> 
     assert (instrument["trades"], instrument["trades_lost"]) == (trades, 0)
 
 
+VENUES = (
+    "OKX.ws.1.0", "KRAKEN.ws.48.0,KRAKEN.ws.49.0,KRAKEN.ws.50.0", "COINBASE.ws.28.0", "BITMEX.ws.1.0", "BYBIT.ws.25.0",
+    "BINANCE.http.0.0,BINANCE.ws.1.0", "BINANCE_FUTURES.http.0.0,BINANCE_FUTURES.ws.1.0",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("names", VENUES)
+def test_no_hard_check_objects_to_a_short_capture_of_any_venue(data_dir: Path, names: str) -> None:
+    spec = ",".join(str(data_dir / "cryptofeed_captures" / name) for name in names.split(","))
+    report = assess([spec], Config())[spec]
+    objected = {key for key, check in report["checks"].items() if check["times"]}
+    assert objected <= SOFT
+    assert report["records"] > 100
+    assert report["score"] == 100.0
+    assert sum(i["trades_lost"] for i in report["instruments"]) == 0
+
+
 @pytest.mark.parametrize("name", ["usdm", "spot"])
 def test_skew_of_the_captures_is_what_their_times_say(data_dir: Path, name: str) -> None:
     spec = str(data_dir / "binance_ws_capture" / name)

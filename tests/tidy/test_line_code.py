@@ -15,7 +15,7 @@ from engine.loops import run_fused, run_logged
 from engine.ring_loops import run_ingest
 from engine.worker_loop import run_worker
 from engine.workers import load_ring_kernels
-from handlers.ingest.venues.binance_rows import write_rows
+from handlers.ingest.venues.levels import write_rows
 from handlers.ingest.venues.synthetic import SyntheticFeed
 from handlers.ingest.venues.synthetic_flow import generate
 from handlers.signals.loading import BUILT_IN, compile_step
