@@ -87,18 +87,20 @@ class Gate:
         self.rows = 0  # of the feed, looked at so far
 
     def sift(self, windows: Iterator[Rows], rows_max: int) -> Iterator[Rows]:
-        """Windows of at most `rows_max` records and a status for each that halts; one to which nothing is objected is not copied."""
+        """Windows of at most `rows_max` records and a status for each that halts; one to which nothing is objected is not copied.
+
+        An empty window is handed on, for that of a live feed says that nothing came; so may be what is left of another.
+        """
         verdicts, whys = np.zeros(rows_max, np.uint8), np.zeros(rows_max, np.uint16)
         for window in windows:
-            for start in range(0, len(window), rows_max):
+            for start in range(0, max(1, len(window)), rows_max):
                 piece = window[start : start + rows_max]
                 changed, room = judge(self.watch, piece, self.rows, verdicts, whys)
                 self.rows += len(piece)
                 if changed:
                     out = empty(int(room))
                     piece = out[: int(rebuild(piece, verdicts, whys, out))]
-                if len(piece):
-                    yield piece
+                yield piece
 
     def look(self, windows: Iterator[Rows], rows_max: int) -> None:
         """Only look, to the feed's end."""

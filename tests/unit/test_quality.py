@@ -94,6 +94,11 @@ def test_a_clean_feed_has_nothing_to_object_to_and_is_handed_on_as_it_is(clean: 
     assert (found(gate), report["score"], report["records"]) == ({}, 100.0, len(clean))
 
 
+def test_an_empty_window_of_a_live_feed_is_handed_on(clean: Rows) -> None:
+    windows = [clean[:0], clean[:100], clean[:0]]
+    assert [len(piece) for piece in gate_of().sift(iter(windows), 60)] == [0, 60, 40, 0]
+
+
 @pytest.mark.parametrize("key", FAULTS)
 def test_a_planted_fault_is_found_as_often_as_it_was_planted_and_nothing_else(clean: Rows, key: str) -> None:
     kind, plant, reason = FAULTS[key]
