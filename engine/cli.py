@@ -274,6 +274,27 @@ def _follow(
 
 
 @app.command()
+def quality(
+    feeds: Feeds,
+    config: ConfigFile = None,
+    min_score: Annotated[float, typer.Option(help="exit with 1 when a feed's score is below it", min=0, max=100)] = 0.0,
+    as_json: Json = False,
+) -> None:
+    """Look through feeds and tell how good their data is: objections by check, the first of each, clock skew, a score."""
+    from engine.observe.progress import ProgressBar
+    from engine.quality import assess, render
+
+    resolved, _ = _resolve(config, {})
+    with ProgressBar(as_json) as progress:
+        reports = assess(feeds, resolved, progress)
+    if as_json:
+        _print_json(reports)
+    else:
+        render(reports)
+    raise typer.Exit(int(any(report["score"] < min_score for report in reports.values())))
+
+
+@app.command()
 def watch(as_json: Json = False) -> None:
     """Show what the runs on this machine are doing, until the last has ended; with --json once."""
     from engine.observe.counters import observed

@@ -32,6 +32,7 @@ MicrosBack = Annotated[int, Meta(ge=1, le=86_400_000_000)]  # a way back takes t
 Millis = Annotated[int, Meta(ge=0, le=86_400_000)]  # up to a day
 Count = Annotated[int, Meta(ge=1, le=2**30)]
 Window = Annotated[int, Meta(ge=1, le=10_000_000)]  # events; more than a busy instrument has in a day
+Policy = Literal["off", "flag", "drop", "halt"]
 Core = Annotated[int, Meta(ge=0, le=4095)]
 Bits = Annotated[int, Meta(ge=0, le=2**62)]
 ALWAYS = "24/7"  # no calendar
@@ -129,6 +130,46 @@ class RiskConfig(Section, frozen=True):
     open_orders_max: Annotated[int, Meta(ge=1, le=4096)] = 256  # of the line, half its table at most; above venues' own 200 an instrument
 
 
+class QualityBounds(Section, frozen=True):
+    """`[[quality.bounds]]`: what prices and quantities of an instrument can be at all, "off" where there is no bound."""
+
+    instrument: str  # name, `SYMBOL.venue`
+    price_min: Decimal | None = None
+    price_max: Decimal | None = None
+    qty_max: Decimal | None = None
+
+
+class QualityConfig(Section, frozen=True):
+    """`[quality]`: checks of the feeds' records before they enter the line, and what is done with one that a check objects to.
+
+    "flag" lets it pass marked SUSPECT, "drop" leaves it out, "halt" leaves it out and halts its instrument, "off" does not look.
+    """
+
+    enabled: bool = False  # a recorded day is replayed as it was; `tickline quality` looks all the same
+    price_bounds: Policy = "drop"  # only where bounds are given, and then it is no price
+    price_band: Policy = "flag"
+    time_backwards: Policy = "flag"
+    time_future: Policy = "flag"
+    time_stale: Policy = "flag"
+    volume: Policy = "flag"
+    returns: Policy = "flag"
+    duplicate: Policy = "drop"  # a trade counted twice is a wrong volume
+    trade_gap: Policy = "flag"
+    crossed: Policy = "flag"
+    locked: Policy = "flag"
+    band_bp: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000  # 10 %: the wider band of Limit Up-Limit Down for shares above 3 dollars
+    confirm: Annotated[int, Meta(ge=2, le=1000)] = 5  # so many in a row are no bad print but the market
+    backwards_us: Micros = 0  # a venue's channel is in order
+    future_ms: Millis = 5000  # within it venues take a request of ours for timely (Binance's recvWindow)
+    stale_ms: Millis = 60_000  # a minute late is a replayed message, no slow one
+    volume_multiple: Annotated[float, Meta(gt=1, le=1e9)] = 1000.0  # of the usual trade; recorded ones come to 400
+    return_multiple: Annotated[float, Meta(gt=1, le=1e9)] = 50.0  # of the usual change; 1 in 800 of the recorded trades
+    window: Window = 500  # trades that the usual is taken over, exponentially
+    warmup: Annotated[int, Meta(ge=1, le=1_000_000)] = 200  # trades before anything is usual
+    resume_after: Annotated[int, Meta(ge=0, le=2**40)] = 0  # records without objection that end a halt; 0: the venue's TRADING does
+    bounds: tuple[QualityBounds, ...] = ()
+
+
 class StrategyConfig(Section, frozen=True):
     """`[[strategy]]`: one strategy and what it trades."""
 
@@ -164,6 +205,7 @@ class Config(Section, frozen=True):
     features: FeaturesConfig = FeaturesConfig()
     bars: BarsConfig = BarsConfig()
     risk: RiskConfig = RiskConfig()
+    quality: QualityConfig = QualityConfig()
     journal: JournalConfig = JournalConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     instrument: tuple[Instrument, ...] = ()  # used instead of what the tape's prices suggest
@@ -208,6 +250,18 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
     yield from _wrong_instruments(config.instrument)
     yield from _wrong_strategies(config.strategy)
     yield from _wrong_positions(config)
+    yield from _wrong_bounds(config.quality)
+
+
+def _wrong_bounds(quality: QualityConfig) -> Iterator[tuple[str, str]]:
+    names = [b.instrument for b in quality.bounds]
+    for n, b in enumerate(quality.bounds):
+        if b.price_min is not None and b.price_max is not None and b.price_min > b.price_max:
+            yield f"quality.bounds.{n}.price_min", f"{b.price_min} is above price_max, {b.price_max}"
+        if b.qty_max is not None and b.qty_max <= 0:
+            yield f"quality.bounds.{n}.qty_max", f'{b.qty_max} must be above 0, or "{OFF}"'
+        if names.index(b.instrument) < n:
+            yield f"quality.bounds.{n}.instrument", f"{b.instrument} has bounds above already"
 
 
 def _wrong_bars(bars: BarsConfig) -> Iterator[tuple[str, str]]:

@@ -67,6 +67,7 @@ EVENT_END = 1  # last record of one venue message: book, features and decisions 
 EVENT_FIRST = 2  # first record of a book snapshot: the book is emptied before it is applied
 WARMUP = 4  # history sequenced before going live: no order may come of it
 SYNTHETIC = 8  # made by the engine's own generator, not by a market
+SUSPECT = 16  # a check of the data objects to it, and its policy lets it pass
 
 # --- side: of the aggressor in a trade, of the order in orders, of the book in deltas ---------------------------------------
 NO_SIDE, BUY, SELL = 0, 1, 2

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from perf import bench_ring_one_to_one, bench_ring_ping_pong, bench_start, bench_synthetic, harness, run_line
+from perf import bench_factors, bench_quality, bench_ring_one_to_one, bench_ring_ping_pong, bench_start, bench_synthetic, harness, run_line
 from perf.bench_start import Start
 from perf.peers import oracle
 from perf.run_line import MODES
@@ -155,6 +155,22 @@ def test_generator_whose_records_are_others_has_no_figure(monkeypatch: pytest.Mo
     monkeypatch.setitem(bench_synthetic.SHA256, bench_synthetic.ROWS_SMALL, "0" * 64)
     with pytest.raises(bench_synthetic.WrongAnswer, match="with hash 591018e5"):
         bench_synthetic.rate(bench_synthetic.ROWS_SMALL)
+
+
+def test_factors_that_are_not_numpys_have_no_figure() -> None:
+    closes, values, members = bench_factors.draw(60)
+    assert bench_factors.rate((closes, values, members), bench_factors.Z_SCORE) > 0
+    state = bench_factors.new_factors(60)
+    with pytest.raises(bench_factors.WrongAnswer, match="low_volatility is not numpy's"):
+        bench_factors.check(state, (closes, values, members))
+
+
+def test_checks_that_find_another_number_of_faults_have_no_figure() -> None:
+    clean, faulty, planted = bench_quality.windows_of(20_000)
+    assert planted > 0
+    assert bench_quality.cost(faulty, planted) > 0
+    with pytest.raises(bench_quality.WrongAnswer, match=r"are \(0, 0, 20000\), not \(1, "):
+        bench_quality.cost(clean, 1)
 
 
 def test_rings_are_held_to_pyzmq_with_one_record_a_message() -> None:
