@@ -80,21 +80,27 @@ class Handler:
 
     def pack_params(self, given: dict[str, float]) -> np.ndarray[Any, Any]:
         """One element of `params`; raises ValueError for a name the step does not have or one without a value."""
-        names = () if self.params is NO_PARAMS else self.params.names or ()
-        unknown = sorted(set(given) - set(names))
-        if unknown:
-            raise ValueError(f"{self.name} has no parameter {unknown[0]!r}; it has {', '.join(names) or 'none'}")
-        packed = np.zeros(1, self.params)
-        for key in names:
-            if key not in given and key not in self.defaults:
-                raise ValueError(f"{self.name} needs a value for {key!r}")
-            try:
-                packed[key] = given.get(key, self.defaults.get(key))
-            except OverflowError as error:
-                raise ValueError(f"{self.name}: {key} = {given.get(key)} does not fit {self.params[key]}") from error
-            if self.params[key].kind in "iu" and packed[key][0] != given.get(key, self.defaults.get(key)):
-                raise ValueError(f"{self.name}: {key} must be a whole number, not {given.get(key)}")
-        return packed
+        return packed(self.name, self.params, self.defaults, given)
+
+
+def packed(step: str, params: np.dtype[Any], defaults: dict[str, float], given: dict[str, float]) -> np.ndarray[Any, Any]:
+    """One element of `params`, from `given` or else `defaults`; raises ValueError, naming `step`, for a name or a value it cannot have."""
+    names = () if params is NO_PARAMS else params.names or ()
+    unknown = sorted(set(given) - set(names))
+    if unknown:
+        raise ValueError(f"{step} has no parameter {unknown[0]!r}; it has {', '.join(names) or 'none'}")
+    found = np.zeros(1, params)
+    for key in names:
+        value = given.get(key, defaults.get(key))
+        if value is None:
+            raise ValueError(f"{step} needs a value for {key!r}")
+        try:
+            found[key] = value
+        except OverflowError as error:
+            raise ValueError(f"{step}: {key} = {value} does not fit {params[key]}") from error
+        if params[key].kind in "iu" and found[key][0] != value:
+            raise ValueError(f"{step}: {key} must be a whole number, not {value}")
+    return found
 
 
 def handler(

@@ -52,10 +52,10 @@ def imported_modules(text: str, known: dict[str, Path]) -> set[str]:
 
 
 def compiled_sources() -> dict[str, str]:
-    """Path from the root -> SHA-256 of every project file that holds a kernel or a strategy, and of all it imports."""
+    """Path from the root -> SHA-256 of every project file that holds a kernel, a strategy or a feature, and of all it imports."""
     known = _modules()
     texts = {name: path.read_text() for name, path in known.items()}
-    todo = [n for n, text in texts.items() if re.search(r"transport(?:\.| import )compiled|^@handler\b", text, re.M)]
+    todo = [n for n, text in texts.items() if re.search(r"transport(?:\.| import )compiled|^@(?:handler|feature)\b", text, re.M)]
     reached: set[str] = set()
     while todo:
         name = todo.pop()
