@@ -1,4 +1,4 @@
-"""Building blocks of features: rolling memory in a few slots of a window, O(1) an input, each by itself a small machine.
+"""Building blocks of features: rolling memory in a few slots of a window, O(1) an input, amortised, each by itself a small machine.
 
 A block is called as `block(w, at, ..., x)`: `w` the feature's window, `at` the block's first slot. It returns its value, NaN until
 it has seen as many inputs as it needs, so that blocks can be chained: who feeds one from another asks `known` first.
@@ -7,7 +7,7 @@ it has seen as many inputs as it needs, so that blocks can be chained: who feeds
     total, TOTAL + n     [ full | place | sum | fresh | equal | last ][ ring of n ]
     weighted, same       [ full | place | sum | fresh | equal | last | weighted | fresh ][ ring of n ]
     spread, same         [ full | place | mean | squares | equal | last | fresh mean | fresh squares ][ ring of n ]
-    highest, HIGHEST+2n  [ inputs | first | size ][ n pairs of (input, value), values falling ]
+    highest, HIGHEST+2n  [ inputs | place | greatest | its input | input found ][ ring of n ][ ring of n: the input it is of ]
     delayed, DELAY + n   [ full | place ][ ring of n ]
 
 No sum drifts. What enters is added twice: to the rolling sum, from which what leaves is subtracted, and to a fresh one that begins
@@ -22,17 +22,17 @@ import numpy as np
 
 from transport.compiled import kernel
 
-EMA, TOTAL, WEIGHTED, SPREAD, HIGHEST, DELAY = 2, 6, 8, 8, 3, 2
+EMA, TOTAL, WEIGHTED, SPREAD, HIGHEST, DELAY = 2, 6, 8, 8, 5, 2
 NAN = np.nan
 
 
-@kernel
+@kernel(inline=True)
 def known(value):
     """1 when a block or feature has a value, 0 while it warms up."""
     return 1 if value == value else 0
 
 
-@kernel
+@kernel(inline=True)
 def ema(w, at, seed, alpha, x):
     """Exponential mean: v += alpha (x - v), begun with the plain mean of the first `seed` inputs (1: with the first)."""
     if w[at] >= seed:
@@ -46,7 +46,7 @@ def ema(w, at, seed, alpha, x):
     return w[at + 1]
 
 
-@kernel
+@kernel(inline=True)
 def swap(w, at, ring, n, x):
     """Put `x` in the place of the oldest of the ring at slot `ring`; returns what stood there (0 at first) and counts equal inputs.
 
@@ -68,7 +68,7 @@ def swap(w, at, ring, n, x):
     return old
 
 
-@kernel
+@kernel(inline=True)
 def total(w, at, n, x):
     """Sum of the last n inputs."""
     w[at + 2] += x - swap(w, at, at + TOTAL, n, x)
@@ -83,14 +83,14 @@ def total(w, at, n, x):
     return w[at + 2]
 
 
-@kernel
+@kernel(inline=True)
 def mean(w, at, n, x):
     """Mean of the last n inputs; memory as `total`."""
     found = total(w, at, n, x) / n
     return x if w[at + 4] >= n else found
 
 
-@kernel
+@kernel(inline=True)
 def weighted(w, at, n, x):
     """Mean of the last n inputs weighted 1..n, the newest most: every step takes one weight from all, which is their sum."""
     before = w[at + 2]
@@ -110,7 +110,7 @@ def weighted(w, at, n, x):
     return w[at + 6] / (0.5 * n * (n + 1))
 
 
-@kernel
+@kernel(inline=True)
 def spread(w, at, n, x):
     """Mean of the last n inputs; their squared deviations from it, summed, stand in w[at + 3].
 
@@ -136,41 +136,52 @@ def spread(w, at, n, x):
     return w[at + 2]
 
 
-@kernel
+@kernel(inline=True)
 def highest(w, at, n, x):
-    """Greatest of the last n inputs: a queue of those that no later one has reached (Lemire 2006), O(1) amortised."""
-    now, first, size = w[at], int(w[at + 1]), int(w[at + 2])
+    """Greatest of the last n inputs: of those since the ring came round, and of what is left of the turn before (van Herk 1992).
+
+    When the ring comes round, each place takes the greatest from there to the end of the ring, which is all that will be asked of it:
+    n comparisons every n inputs and two an input, none of which a random series makes hard to predict, as it does a queue's.
+    """
+    now, place = w[at], int(w[at + 1])
+    ring, when = at + HIGHEST, at + HIGHEST + n
     w[at] = now + 1.0
-    if size > 0 and w[at + HIGHEST + 2 * first] <= now - n:
-        first = first + 1 if first + 1 < n else 0
-        size -= 1
-    while size > 0:
-        back = first + size - 1
-        back = back if back < n else back - n
-        if w[at + HIGHEST + 2 * back + 1] > x:
-            break
-        size -= 1
-    back = first + size
-    back = back if back < n else back - n
-    w[at + HIGHEST + 2 * back] = now
-    w[at + HIGHEST + 2 * back + 1] = x
-    w[at + 1], w[at + 2] = first, size + 1
-    return w[at + HIGHEST + 2 * first + 1] if now + 1.0 >= n else NAN
+    w[ring + place], w[when + place] = x, now
+    newer = place == 0 or x >= w[at + 2]
+    best = x if newer else w[at + 2]
+    found = now if newer else w[at + 3]
+    w[at + 2], w[at + 3] = best, found
+    place += 1
+    if place < n:
+        w[at + 1] = place
+        older, of = w[ring + place], w[when + place]
+        found = of if older > best else found
+        best = older if older > best else best
+    else:
+        w[at + 1] = 0.0
+        top, of = x, now
+        for k in range(n - 2, -1, -1):
+            value, its = w[ring + k], w[when + k]
+            of = its if value > top else of
+            top = value if value > top else top
+            w[ring + k], w[when + k] = top, of
+    w[at + 4] = found
+    return best if now + 1.0 >= n else NAN
 
 
-@kernel
+@kernel(inline=True)
 def lowest(w, at, n, x):
     """Least of the last n inputs; memory as `highest`."""
     return -highest(w, at, n, -x)
 
 
-@kernel
+@kernel(inline=True)
 def age(w, at):
     """Inputs since the one that `highest` or `lowest` gave, the latest of equals."""
-    return w[at] - 1.0 - w[at + HIGHEST + 2 * int(w[at + 1])]
+    return w[at] - 1.0 - w[at + 4]
 
 
-@kernel
+@kernel(inline=True)
 def delayed(w, at, n, x):
     """The input n inputs ago."""
     place = int(w[at + 1])
@@ -185,7 +196,7 @@ def delayed(w, at, n, x):
     return old if full > 0.0 else NAN
 
 
-@kernel
+@kernel(inline=True)
 def true_range(high, low, close):
     """The range of a bar and of the gap from the close before it (Wilder 1978)."""
     return max(high, close) - min(low, close)

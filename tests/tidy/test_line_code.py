@@ -80,7 +80,8 @@ def test_the_steps_of_built_in_strategies_call_nothing(strategy: str) -> None:
 @pytest.mark.parametrize("feature", INDICATORS, ids=lambda f: f.name)
 def test_the_steps_of_features_call_nothing(feature: Feature) -> None:
     code = code_of(feature.shell)
-    assert (code.foreign(), code.flags) == (set(), frozenset())
+    assert code.foreign() <= COUNTS  # of the window, which nobody owns
+    assert not code.flags
 
 
 def test_the_loops_over_features_call_nothing_but_them() -> None:

@@ -44,9 +44,9 @@ def test_schema_tells_each_value_and_what_it_is_made_by() -> None:
     made = FeatureSet([("sma", {"period": 3}), ("donchian", {})], INDICATORS)
     assert made.schema.splitlines()[1:] == [
         "0 sma_3 [price] sma version 1; params period=3; window 9; warm-up 2",
-        "1 donchian.upper [price] donchian version 1; params period=20; window 86; warm-up 19",
-        "2 donchian.middle [price] donchian version 1; params period=20; window 86; warm-up 19",
-        "3 donchian.lower [price] donchian version 1; params period=20; window 86; warm-up 19",
+        "1 donchian.upper [price] donchian version 1; params period=20; window 90; warm-up 19",
+        "2 donchian.middle [price] donchian version 1; params period=20; window 90; warm-up 19",
+        "3 donchian.lower [price] donchian version 1; params period=20; window 90; warm-up 19",
     ]
     assert made.schema_hash == FeatureSet([("sma", {"period": 3.0}), ("donchian", {})], INDICATORS).schema_hash
 
