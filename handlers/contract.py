@@ -45,7 +45,8 @@ VIEW_FIELDS: list[tuple[str, str]] = [
     ("ask_ticks", "i8"),
 ]
 VIEW = np.dtype(VIEW_FIELDS)
-READABLE = (TRADE, QUOTE, FEATURE, BAR, FILL, TIMER)
+INDICATOR_ROW = 63  # in `reads`: the row of configured indicators at each bar, a FEATURE row of a schema of its own; no record is of this kind
+READABLE = (TRADE, QUOTE, FEATURE, BAR, FILL, TIMER, INDICATOR_ROW)
 UNREAD = {FORECAST: "there is no source of forecasts yet", SIGNAL: "a strategy's view is for the record"}  # why, where it needs saying
 NO_PARAMS = np.dtype([("unused", "i8")])  # of a step without parameters: nothing at all would have no address
 
@@ -125,7 +126,8 @@ def handler(
     for kind in kinds:
         if kind not in READABLE:
             why = f": {UNREAD[kind]}" if kind in UNREAD else ""
-            raise TypeError(f"a step may read {', '.join(NAME_OF[k] for k in READABLE)}, not {NAME_OF.get(kind, kind)}{why}")
+            names = ", ".join(NAME_OF.get(k, "INDICATOR_ROW") for k in READABLE)
+            raise TypeError(f"a step may read {names}, not {NAME_OF.get(kind, kind)}{why}")
     if not 1 <= rows_max <= ROWS_MAX or not 0 <= depth <= DEPTH_MAX:
         raise TypeError(f"rows_max is 1..{ROWS_MAX} and depth 0..{DEPTH_MAX}")
     if not 0 <= values <= VALUES_MAX:

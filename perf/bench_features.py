@@ -54,7 +54,7 @@ class WrongAnswer(Exception):
 
 @kernel
 def stream_bars(plan, memory, first, stride, count, row):
-    """Hand `count` bars to the features, one after another; how many raised."""
+    """Hand `count` bars to the features, one after another; on how many one raised. All but the count are addresses."""
     faults = 0
     for k in range(count):
         faults += update_features(plan, memory, first + k * stride, row) != 0
@@ -79,7 +79,7 @@ def ns_a_bar(made: FeatureSet, bars: np.ndarray[Any, Any]) -> float:
     memory, row = made.new_memory()[0], np.zeros(len(made.columns))
     plan = made.plan
     began_ns = time.thread_time_ns()
-    faults = stream_bars(plan, memory, bars.ctypes.data, bars.itemsize, len(bars), row)
+    faults = stream_bars(plan, memory.ctypes.data, bars.ctypes.data, bars.itemsize, len(bars), row.ctypes.data)
     took_ns = time.thread_time_ns() - began_ns
     if faults or row.tobytes() != made.batch(bars)[-1].tobytes():
         raise WrongAnswer(f"{[p.label for p in made.placed]}: the last row is not the batch's")

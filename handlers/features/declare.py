@@ -22,9 +22,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from handlers.contract import NO_PARAMS, Fields, packed
+from handlers.domain.schema import Value
 from transport import compiled
 from transport.shells import Attributes, compiled_shell
 
+__all__ = ["BAR_INPUT", "Feature", "FeatureError", "Param", "Value", "feature", "feature_of"]
 WINDOW_MAX = 1 << 20  # float64 slots of one feature, 8 MiB an instrument
 VALUES_MAX = 16  # of one feature
 SLOTS = ("slots", "i8")  # heads every state: how long the window behind it is
@@ -55,14 +57,6 @@ def run(memory, params, record, out):
     return step(s, w, p, x, carray(out, (VALUES,), F64))
 '''
 _features: dict[str, Feature] = {}
-
-
-class Value(NamedTuple):
-    """One value a feature gives: its name, unit and meaning; `price` and `volume` are the units of the input."""
-
-    name: str
-    unit: str
-    what: str
 
 
 class Param(NamedTuple):

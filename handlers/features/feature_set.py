@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from handlers.domain.memory import call_step
+from handlers.domain.memory import call_step, view_at
 from handlers.features.declare import Feature, FeatureError, Value
 from transport.compiled import kernel
 
@@ -29,21 +29,29 @@ PLAN = np.dtype(
         ("value", "i8"), ("values", "i8"),  # first place in the row, and how many
     ]
 )  # fmt: skip
+ONE = np.dtype([("value", "f8")])
 _LINE = 8  # float64 slots of a cache line
 
 
 @kernel
-def update_features(plan, memory, x, row):
-    """Let every feature of `plan` take the input at address `x` and write its values into `row`; `memory` is an instrument's.
+def forget_values(row, f):
+    """A feature that warms up, or raised, has no values."""
+    for k in range(f.values):
+        view_at(row + 8 * (f.value + k), ONE).value = np.nan
 
-    Returns 0, or 1 + the place in the plan of the first feature that raised.
+
+@kernel
+def update_features(plan, memory, x, row):
+    """Let every feature of `plan` take the input at address `x` and write its values to the float64 at address `row`.
+
+    `memory` is the address of an instrument's. Returns 0, or 1 + the place in the plan of the first feature that raised.
     """
-    fault, place, values = 0, memory.ctypes.data, row.ctypes.data
+    fault = 0
     for k in range(len(plan)):
         f = plan[k]
-        count = call_step(f.step, place + 8 * f.memory, f.params, x, values + 8 * f.value)
+        count = call_step(f.step, memory + 8 * f.memory, f.params, x, row + 8 * f.value)
         if count != 1:
-            row[f.value : f.value + f.values] = np.nan
+            forget_values(row, f)
             if count != 0 and fault == 0:
                 fault = k + 1
     return fault
@@ -58,11 +66,11 @@ def run_features(plan, memory, first, stride, rows):
     fault, values = 0, rows.ctypes.data
     for k in range(len(plan)):
         f = plan[k]
-        place = memory.ctypes.data + 8 * f.memory
         for i in range(len(rows)):
-            count = call_step(f.step, place, f.params, first + i * stride, values + 8 * (i * rows.shape[1] + f.value))
+            row = values + 8 * i * rows.shape[1]
+            count = call_step(f.step, memory + 8 * f.memory, f.params, first + i * stride, row + 8 * f.value)
             if count != 1:
-                rows[i, f.value : f.value + f.values] = np.nan
+                forget_values(row, f)
                 if count != 0 and fault == 0:
                     fault = k + 1
     return fault
@@ -137,7 +145,7 @@ class FeatureSet:
 
     def new_memory(self, instruments: int = 1) -> np.ndarray[Any, Any]:
         """Memory of each instrument, at its beginning: shape (instruments, slots)."""
-        memory = np.zeros((instruments, max(1, self.slots)))
+        memory = np.zeros((instruments, max(_LINE, self.slots)))
         for p in self.placed:
             memory.view(np.int64)[:, p.slot] = p.window
         return memory
@@ -145,14 +153,15 @@ class FeatureSet:
     def update(self, memory: np.ndarray[Any, Any], x: np.ndarray[Any, Any], row: np.ndarray[Any, Any]) -> None:
         """Take one input, `x` of shape (1,), into an instrument's memory and write its values to `row`, shape (values,)."""
         self._check(x)
-        fault = update_features(self.plan, memory, x.ctypes.data, row)
+        fault = update_features(self.plan, memory.ctypes.data, x.ctypes.data, row.ctypes.data)
         assert not fault, f"feature {self.placed[fault - 1].label} raised"
 
     def batch(self, inputs: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """The values after each of `inputs`, shape (n,), from the beginning: shape (n, values), NaN while a feature warms up."""
         self._check(inputs)
         rows = np.empty((len(inputs), len(self.columns)))
-        fault = run_features(self.plan, self.new_memory()[0], inputs.ctypes.data, inputs.itemsize, rows)
+        memory = self.new_memory()[0]
+        fault = run_features(self.plan, memory.ctypes.data, inputs.ctypes.data, inputs.itemsize, rows)
         assert not fault, f"feature {self.placed[fault - 1].label} raised"
         return rows
 

@@ -1,7 +1,8 @@
 """FEATURES: a market record in, bars and feature rows out.
 
     INPUT ──► (books folded by the runner) ──► bars, feature rows ──► SIGNALS        a row with levels is a long row;
-                                          │                                         a feed's own bars are handed on
+                                          │                                         a feed's own bars are handed on;
+                                          │                                         behind a bar, configured indicators
                                           └──► a checkpoint every `checkpoint` inputs: the rolling digest of those rows
 """
 
@@ -15,11 +16,14 @@ from handlers.domain.book import NO_LEVEL, best_lots, best_price, level_at, next
 from handlers.domain.memory import copy_slot, set_slot_word, slot_word, zero_slot
 from handlers.domain.rows import begin, stamp
 from handlers.domain.schema import features_of, schema_id
+from handlers.features.at_bars import Indicators, add_indicators, new_indicators
 from handlers.features.bars import BAR_STATE, add_trade, close_bar
+from handlers.features.feature_set import FeatureSet
 from handlers.features.streaming import FEATURE_PARAMS, FEATURE_STATE, TOP_BOOK, TOP_QUOTE, update
 from transport.compiled import kernel
 from transport.records import (
     ASK, BAR, BID, BOOK_DELTA, BOOK_SNAPSHOT, BY_FEATURES, CHECKPOINT, COMMAND, END_OF_FEED, EVENT_END, FEATURE, QUOTE, TRADE,
+    VALUES_PER_SLOT,
 )  # fmt: skip
 
 ROWS_MAX = 520  # slots of one input: a bar an instrument at the end of the feed and a checkpoint, else a bar and a long row
@@ -31,19 +35,20 @@ _KEY = np.array([(_P1 * (2 * i + 1) ^ (_P2 >> i)) >> 8 & 0x7FFFFFFF | 1 << 30 | 
 
 
 class FeaturesState(NamedTuple):
-    """Arrays of the stage: one FEATURE_STATE and BAR_STATE per instrument, one set of parameters, one rolling digest."""
+    """Arrays of the stage: one FEATURE_STATE and BAR_STATE per instrument, one set of parameters, one rolling digest, the indicators."""
 
     features: np.ndarray
     bars: np.ndarray
     params: np.ndarray
     digest: np.ndarray
+    indicators: Indicators
 
 
 def new_features(
     instruments: int, ema_fast: int, ema_slow: int, volatility_window: int, bar_ns: int, top_quote: bool, checkpoint: int,
-    depth: int = 0,
+    depth: int = 0, indicators: FeatureSet | None = None,
 ) -> FeaturesState:  # fmt: skip
-    """Windows in events, `bar_ns` > 0, `checkpoint` in inputs, `depth` levels a side in a feature row, 0 to 32."""
+    """Windows in events, `bar_ns` > 0, `checkpoint` in inputs, `depth` levels a side in a feature row, 0 to 32; the set must live on."""
     params = np.zeros(1, FEATURE_PARAMS)
     params["alpha_fast"], params["alpha_slow"] = 2.0 / (ema_fast + 1), 2.0 / (ema_slow + 1)
     params["alpha_volatility"] = 2.0 / (volatility_window + 1)
@@ -53,7 +58,15 @@ def new_features(
     rows = max(1, instruments)
     digest = np.zeros(1, DIGEST)
     digest["due"] = checkpoint - 1
-    return FeaturesState(np.zeros(rows, FEATURE_STATE), np.zeros(rows, BAR_STATE), params, digest)
+    at_bars = new_indicators(indicators, instruments, bar_ns)
+    params["indicators"] = at_bars.shape["parts"]
+    return FeaturesState(np.zeros(rows, FEATURE_STATE), np.zeros(rows, BAR_STATE), params, digest, at_bars)
+
+
+def rows_max(instruments: int, indicators: FeatureSet | None) -> int:
+    """Slots that one input may make: ROWS_MAX, or at the end of the feed a bar and a row of indicators an instrument."""
+    values = len(indicators.columns) if indicators else 0
+    return max(ROWS_MAX, instruments * (1 - (-values // VALUES_PER_SLOT)) + 1) if values else ROWS_MAX
 
 
 @kernel(inline=True)
@@ -72,6 +85,15 @@ def fold_digest(digest, row):
 
 
 @kernel
+def after_bar(state, out, n):
+    """Behind the bar in out[n - 1] the configured indicators; returns how many slots are in `out`."""
+    after = add_indicators(state.indicators, out, n)
+    for k in range(n, after):
+        fold_digest(state.digest[0], out[k])
+    return after
+
+
+@kernel
 def close_all_bars(state, r, out):
     """Close every open bar, in instrument order."""
     n = 0
@@ -82,6 +104,8 @@ def close_all_bars(state, r, out):
             out[n].instrument_id = i
             fold_digest(state.digest[0], out[n])
             n += 1
+            if state.params[0].indicators:
+                n = after_bar(state, out, n)
     return n
 
 
@@ -111,12 +135,13 @@ def add_levels(state, m, out, n):
 
 
 @kernel
-def pass_bar(state, r, row):
+def pass_bar(state, r, out):
     """Hand on the bar `r` that a feed brought: what reads bars sees those of a feed and our own alike."""
+    row = out[0]
     copy_slot(row, r)
     begin(row, r, BY_FEATURES, BAR, 0)
     fold_digest(state.digest[0], row)
-    return 1
+    return after_bar(state, out, 1) if state.params[0].indicators else 1
 
 
 @kernel(inline=True)
@@ -134,10 +159,12 @@ def step_features(state, m, r, out):
         if n:
             begin(out[0], r, BY_FEATURES, BAR, 0)
             fold_digest(state.digest[0], out[0])
+            if p.indicators:
+                n = after_bar(state, out, n)
     elif r.kind == COMMAND and r.action == END_OF_FEED:
         return close_all_bars(state, r, out)
     elif r.kind == BAR:
-        return pass_bar(state, r, out[0])
+        return pass_bar(state, r, out)
     if not r.flags & EVENT_END:
         return n
     if p.top == TOP_BOOK:
