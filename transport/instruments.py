@@ -27,6 +27,7 @@ class Instrument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quote: str = "USD"  # currency that prices and PnL are in
     multiplier: Decimal = Decimal(1)  # money of one price unit of one quantity unit
     book: str = "l2"  # "l2" or "l3": how the venue publishes its book
+    inverse: bool = False  # prices are in `quote`, but contracts are worth `multiplier` of it each and settle in the coin
 
     @property
     def name(self) -> str:

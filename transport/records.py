@@ -224,6 +224,7 @@ class Gap(Record, frozen=True, array_like=True, tag=GAP):
     expected_seq: I64
     got_seq: I64
     lost: I64  # messages, or -1 when it cannot be known
+    reason: Reason  # a break of the sequence, a checksum that failed, a connection lost, …
     venue_seq: VenueSeq
     origin: Origin
 

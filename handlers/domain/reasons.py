@@ -35,6 +35,12 @@ FORBIDDEN_KIND = 122
 OUT_OF_RANGE = 123
 TIME_JUMP = 124
 LONG_ROW = 125
+CONTROL_MESSAGE = 140
+CHECKSUM_FAILED = 141
+UNFINISHED_BAR = 142
+BOOK_ID_UNKNOWN = 143
+CONNECTION_LOST = 144
+BEFORE_STREAM = 145
 
 # --- 200-299: risk --------------------------------------------------------------------------------------------------------
 POSITION_LIMIT = 201
@@ -96,6 +102,12 @@ DOC: dict[int, str] = {
     OUT_OF_RANGE: "number is impossible in its field",
     TIME_JUMP: "receive time is more than a day ahead of the lines around it",
     LONG_ROW: "record of several slots, which no source may send",
+    CONTROL_MESSAGE: "message about the connection, not the market",
+    CHECKSUM_FAILED: "book is not the one that the venue signed",
+    UNFINISHED_BAR: "bar that the venue has not closed yet",
+    BOOK_ID_UNKNOWN: "change of a level of the book that nobody inserted",
+    CONNECTION_LOST: "connection ended: nothing is known of its books until a snapshot",
+    BEFORE_STREAM: "last trade before the stream began, sent at its start: no trade of now",
     POSITION_LIMIT: "position in the instrument could pass its limit",
     TOTAL_POSITION_LIMIT: "quantity held over all instruments could pass its limit",
     NOTIONAL_LIMIT: "notional of the instrument could pass its limit",

@@ -78,13 +78,14 @@ def read_lines(path: Path) -> Iterator[bytes]:
 
 
 def read_head(path: Path, size: int) -> bytes:
-    """The first `size` decompressed bytes, fewer where the file has no more; raises UnreadableError."""
+    """The first `size` decompressed bytes, fewer where the file has no more or is damaged behind them; raises UnreadableError."""
     head = b""
     try:
         for block in read_blocks(path):
             head += block
             if len(head) >= size:
                 break
-    except TruncatedError:
-        pass  # the head of a cut file tells its format as well as a whole one
+    except (TruncatedError, UnreadableError):
+        if not head:  # else the head of a damaged file tells its format as well as a whole one's
+            raise
     return head[:size]

@@ -19,7 +19,7 @@ from engine.workers import load_ring_kernels
 from handlers.features.catalogue import INDICATORS
 from handlers.features.declare import BAR_INPUT, Feature
 from handlers.features.feature_set import FeatureSet, run_features, update_features
-from handlers.ingest.venues.binance_rows import write_rows
+from handlers.ingest.venues.levels import write_rows
 from handlers.ingest.venues.synthetic import SyntheticFeed
 from handlers.ingest.venues.synthetic_flow import generate
 from handlers.signals.loading import BUILT_IN, compile_step

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from handlers.ingest.feed import Feed
-from handlers.ingest.venues.binance import BinanceFeed
+from handlers.ingest.venues.capture import CaptureFeed
 from handlers.ingest.venues.captures import open_feed
 from transport.instruments import Instrument
 from transport.records import (
@@ -75,11 +75,11 @@ def snapshot(at: int, last: int, bids: Any = (("99.9", "3"),), asks: Any = (("10
     return line(at, {"lastUpdateId": last, "bids": bids, "asks": asks})
 
 
-def feed_of(tmp_path: Path, lines: Iterable[str], instruments: Iterable[Instrument] = (BTC,)) -> BinanceFeed:
+def feed_of(tmp_path: Path, lines: Iterable[str], instruments: Iterable[Instrument] = (BTC,)) -> CaptureFeed:
     path = tmp_path / "capture.gz"
     path.write_bytes(gzip.compress("".join(text + "\n" for text in lines).encode()))
     feed = open_feed(str(path), list(instruments))
-    assert isinstance(feed, BinanceFeed)
+    assert isinstance(feed, CaptureFeed)
     return feed
 
 

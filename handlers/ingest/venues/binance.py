@@ -1,253 +1,261 @@
-"""A recorded Binance stream as a feed: trades, quotes and depth of spot or USD-M futures, with the venue's rule for the book.
+"""Binance: spot, USD-M and COIN-M futures streams, with the venue's rule for its book.
 
-A source is one capture, in one file or cut into several (by day): `<local receive ns> <raw JSON>` a line. Lines are read in
-batches; a line whose receive time jumps is refused before anything else is asked, so that a depth message lost with it is a gap;
-a batch's numbers become rows in one kernel call; then the depth messages among them are let through, held, or dropped one by one. Held messages come out behind the snapshot they waited for, with their own receive time and line, so `ts_recv_ns` of
-a feed may step back there.
+Numbers that are decimals in the venue's text stay text (`Raw`) up to the kernel; ids and times are bounded by the decoder itself.
+COIN-M sends the same messages with the pair (`ps`) beside the symbol; its contracts are inverse: quantities count contracts of a
+fixed value in USD. Source: Binance API documentation, spot, USD-M and COIN-M websocket streams (August 2024); "How to manage a local
+order book correctly".
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+import re
+from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
+from typing import Any
 
-import numpy as np
+import msgspec
 from msgspec import Raw
-from numpy.typing import NDArray
 
-from handlers.domain import reasons
-from handlers.domain.reasons import (
-    DEPTH_REFUSED,
-    DEPTH_REPEATED,
-    DEPTH_STALE,
-    HELD_OVERFLOW,
-    SEQUENCE_GAP,
-    SNAPSHOT_STALE,
-    TRUNCATED,
-    UNREADABLE,
-)
-from handlers.ingest.blocks import read_lines
-from handlers.ingest.errors import FeedError, TruncatedError
-from handlers.ingest.feed import Feed, Rows, choose_instruments, split_at_events
-from handlers.ingest.jumps import NO_TIME, JumpRule, Times
-from handlers.ingest.venues.binance_messages import Parser, Refused, line_time
-from handlers.ingest.venues.binance_rows import MESSAGE, grid_table, rows_bound, write_rows
-from handlers.ingest.venues.binance_scan import USDM, scan_capture
-from handlers.ingest.venues.depth import APPLY, BREAK, REPEATED, STALE, DepthRule
+from handlers.domain.reasons import CONTROL_MESSAGE, MISSING_FIELD, UNFINISHED_BAR, UNKNOWN_STREAM, WRONG_TYPE
+from handlers.ingest.venues.depth import NO_PREVIOUS, DepthRule
+from handlers.ingest.venues.protocol import ABSENT, MS, NOTHING, BookRule, Id, Line, Parsed, Protocol, Refused, ms_ns, quote_of, refusal
 from transport.instruments import Instrument
-from transport.records import BOOK_DELTA, BOOK_SNAPSHOT, EVENT_END, GAP, empty
+from transport.records import BAR, BOOK_DELTA, BOOK_SNAPSHOT, BUY, QUOTE, SELL, TRADE
 
-BATCH_LINES = 4096
-BATCH_BYTES = 1 << 20  # of lines; keeps a batch of nothing but deep snapshots to some 10 MB of rows
-HELD_MESSAGES_MAX = 2048  # 200 s of spot depth at 100 ms; a recorder fetches its snapshot within one or two
-HELD_ROWS_MAX = 1 << 18
-_REFUSED, _SNAPSHOT = 5, 6  # verdicts beside those of the depth rule
-_DROPPED = {STALE: DEPTH_STALE, REPEATED: DEPTH_REPEATED}
+SPOT, USDM, COINM = "binance", "binance_usdm", "binance_coinm"
+_SYMBOL_OF_URL = re.compile(rb"[?&]symbol=([A-Za-z0-9_]+)")
+_CONTRACT_USD = {"BTCUSD": Decimal(100)}  # value of a COIN-M contract; the others' is 10 (venue's contract specifications)
 
 
-class HeldDepth:
-    """Depth messages of one instrument that wait for a snapshot; holds at most HELD_MESSAGES_MAX, HELD_ROWS_MAX rows."""
+class Body(msgspec.Struct, gc=False):
+    """What a line may be: a combined-stream envelope, a message without one, or a REST depth snapshot."""
 
-    def __init__(self) -> None:
-        self.messages: deque[Rows] = deque()
-        self.rows = 0
-        self.gap_told = False  # downstream knows that the book is gone
-
-    def push(self, rows: Rows) -> int:
-        """Keep a copy; returns how many old messages had to go for it."""
-        self.messages.append(rows.copy())
-        self.rows += len(rows)
-        gone = 0
-        while len(self.messages) > HELD_MESSAGES_MAX or self.rows > HELD_ROWS_MAX:
-            self.rows -= len(self.messages.popleft())
-            gone += 1
-        return gone
-
-    def take(self) -> list[Rows]:
-        """All of them, oldest first; none is held any more."""
-        messages = list(self.messages)
-        self.messages.clear()
-        self.rows = 0
-        return messages
+    stream: str = ""
+    data: Raw = NOTHING
+    e: str = ""
+    lastUpdateId: Id = ABSENT  # the venue's names, as all here
+    symbol: str = ""
+    E: Id = ABSENT
+    T: Id = ABSENT
+    ps: str = ""
+    bids: Raw = NOTHING
+    asks: Raw = NOTHING
+    result: Raw = NOTHING
+    id: Raw = NOTHING
 
 
-class BinanceFeed(Feed):
-    """One Binance capture; raises FeedError from the constructor if it is none."""
+class TradeMessage(msgspec.Struct, gc=False):
+    """`<symbol>@trade` and `@aggTrade`; `m`: the buyer was the maker."""
 
-    def __init__(self, name: str, paths: Sequence[Path], instruments: Sequence[Instrument]) -> None:
-        self.paths = list(paths)
-        self.scan = scan_capture(self.paths)
-        scan, shown = self.scan, list(self.scan.decimals)
-        super().__init__(name, choose_instruments(instruments, scan.venue, shown, scan.instrument, self.paths[0].name))
+    s: str
+    p: Raw
+    q: Raw
+    T: Id
+    m: bool
+    t: Id = ABSENT
+    a: Id = ABSENT  # aggregate's id
+    X: str = ""  # futures' trades alone have it
+    M: Raw = NOTHING  # spot's alone
+    ps: str = ""
+
+
+class TickerMessage(msgspec.Struct, gc=False):
+    """`<symbol>@bookTicker`; spot sends neither T nor E."""
+
+    s: str
+    u: Id
+    b: Raw
+    B: Raw
+    a: Raw
+    A: Raw
+    T: Id = ABSENT
+    E: Id = ABSENT
+    ps: str = ""
+
+
+class DepthMessage(msgspec.Struct, gc=False):
+    """`<symbol>@depth…`; only futures send T and pu."""
+
+    s: str
+    U: Id
+    u: Id
+    b: Raw
+    a: Raw
+    E: Id
+    T: Id = ABSENT
+    pu: Id = NO_PREVIOUS
+    ps: str = ""
+
+
+class Kline(msgspec.Struct, gc=False):
+    """The bar of a kline message; `q` is the sum of price times quantity, of COIN-M in the base currency."""
+
+    t: Id
+    T: Id
+    s: str
+    o: Raw
+    h: Raw
+    l: Raw
+    c: Raw
+    v: Raw
+    q: Raw
+    n: Id
+    x: bool  # closed
+
+
+class KlineMessage(msgspec.Struct, gc=False):
+    """`<symbol>@kline_<interval>`."""
+
+    E: Id
+    k: Kline
+    ps: str = ""
+
+
+_body = msgspec.json.Decoder(Body)
+_trade = msgspec.json.Decoder(TradeMessage)
+_ticker = msgspec.json.Decoder(TickerMessage)
+_depth = msgspec.json.Decoder(DepthMessage)
+_kline = msgspec.json.Decoder(KlineMessage)
+_info = msgspec.json.Decoder(dict[str, Any])
+
+
+class Binance(Protocol):
+    """Spot, USD-M and COIN-M; which of them the messages tell. `snapshot_symbol` is whose REST snapshots are that name no symbol."""
+
+    venue = SPOT
+    url_marks = (b"binance.com", b"binance.vision")
+    snapshot_mark = b'"lastUpdateId"'
+
+    def __init__(self, instruments: Sequence[Instrument] = (), market: str = "") -> None:
+        super().__init__(instruments)
+        self.snapshot_symbol = ""
+        self.depth_symbols: list[str] = []
+        self._market = market  # by depth messages, or as it was told
+        self._guess = ""  # by other messages, of fields that one market alone sends
+        self._routes: dict[str, Callable[[int, Raw | bytes], Parsed]] = {}
+
+    @classmethod
+    def claims(cls, body: bytes) -> bool:
+        try:
+            message = _body.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return False
+        streamed = "@" in message.stream and bool(message.data)
+        return streamed or message.lastUpdateId >= 0 or message.e in ("trade", "aggTrade", "bookTicker", "depthUpdate", "kline")
+
+    def market(self) -> str:
+        return self._market or self._guess or SPOT
 
     @property
-    def futures(self) -> bool:
-        return self.scan.venue == USDM
+    def shown(self) -> bool:
+        return bool(self._market or self._guess)
 
-    def restart(self) -> None:
-        super().restart()
-        self._rules = [DepthRule(self.futures) for _ in self.instruments]
-        self._held = [HeldDepth() for _ in self.instruments]
+    def fresh(self, instruments: Sequence[Instrument]) -> Protocol:
+        found = Binance(instruments, self.market())
+        found.snapshot_symbol = self.depth_symbols[0] if len(self.depth_symbols) == 1 else ""
+        return found
 
-    def chunks(self, rows_max: int) -> Iterator[Rows]:
-        self.restart()
-        places = {instrument.symbol: place for place, instrument in enumerate(self.instruments)}
-        depth = self.scan.depth_symbols
-        parser = Parser(places, self.futures, depth[0] if len(depth) == 1 else "")
-        self._grid = grid_table(self.ids, self.source_id, [(i.tick, i.lot) for i in self.instruments])
-        for first, lines, times in self._timed():
-            for rows in self._decode(parser, first, lines, times):
-                yield from split_at_events(rows, rows_max)
-        for held in self._held:
-            for rows in held.take():
-                self.count(DEPTH_REFUSED, f"{_where(rows)}: no snapshot came for it")
+    def rule(self, place: int, instrument: Instrument) -> BookRule:
+        return DepthRule(self.market() != SPOT)
 
-    def receive_times(self) -> NDArray[np.int64]:
-        times: list[int] = []
-        for path in self.paths:
-            try:
-                times.extend(map(line_time, read_lines(path)))
-            except FeedError:
-                continue  # counted and told by `chunks`
-        return np.maximum(JumpRule().settle(np.array(times, np.int64), final=True), NO_TIME)
+    def parse(self, line: Line) -> Sequence[Parsed]:
+        try:
+            message = _body.decode(line.body)
+            if message.stream:
+                return (self._route(message.stream)(line.recv, message.data),)
+            if message.lastUpdateId >= 0:
+                return (self._snapshot(line, message),)
+            if message.result or message.id:
+                raise Refused(CONTROL_MESSAGE, "answer to a subscription")
+            return (self._route("@" + message.e)(line.recv, line.body),)
+        except msgspec.ValidationError as error:
+            raise refusal(error) from None
 
-    def _timed(self) -> Iterator[tuple[int, list[bytes], Times]]:
-        """(index of the first line, lines, their receive times as the rule for jumps leaves them)."""
-        rule = JumpRule()
-        rest: list[bytes] = []
-        for batch, final in self._batches():
-            lines = rest + batch
-            times = rule.settle(np.fromiter(map(line_time, lines), np.int64, len(lines)), final)
-            yield self.lines - len(lines), lines[: len(times)], times
-            rest = lines[len(times) :]
-
-    def _batches(self) -> Iterator[tuple[list[bytes], bool]]:
-        """(lines, whether they are the last), across the source's files."""
-        batch: list[bytes] = []
-        size = 0
-        for line in self._lines():
-            batch.append(line)
-            size += len(line)
-            if len(batch) == BATCH_LINES or size > BATCH_BYTES:
-                self.lines += len(batch)
-                yield batch, False
-                batch, size = [], 0
-        self.lines += len(batch)
-        yield batch, True
-
-    def _lines(self) -> Iterator[bytes]:
-        for path in self.paths:
-            try:
-                yield from read_lines(path)
-            except FeedError as error:
-                self.count(TRUNCATED if isinstance(error, TruncatedError) else UNREADABLE, str(error))
-
-    def _decode(self, parser: Parser, first: int, lines: list[bytes], times: Times) -> Iterator[Rows]:
-        """Rows of a batch, in the order they are to be sequenced."""
-        fields: list[tuple[int, ...]] = []
-        texts: list[Raw] = []
-        for at, (line, recv) in enumerate(zip(lines, times.tolist(), strict=True), first):
-            try:
-                values, numbers = parser.parse(line, recv)
-            except Refused as refused:
-                self.count(refused.reason, f"line {at + 1}: {refused}")
-                continue
-            fields.append((*values, at, 0, 0, 0))
-            texts.extend(numbers)
-        messages = np.array(fields, MESSAGE)
-        text = b"".join(texts)
-        cuts = np.zeros(len(texts) + 1, np.int64)
-        np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)), out=cuts[1:])
-        rows = empty(rows_bound(text, len(messages)))
-        used = write_rows(np.frombuffer(text, np.uint8).copy(), cuts, messages, self._grid, rows)
-        yield from self._let_through(messages, rows[:used])
-
-    def _let_through(self, messages: Rows, rows: Rows) -> Iterator[Rows]:
-        """Cut out what was refused or must wait; all else passes as it is, in long runs."""
-        watched = (messages["refused"] != 0) | (messages["kind"] == BOOK_DELTA) | (messages["kind"] == BOOK_SNAPSHOT)
-        begin = 0
-        for m in messages[watched]:
-            start, stop = int(m["start"]), int(m["stop"])
-            verdict = self._verdict(m)
-            if verdict == APPLY:
-                continue
-            if begin < start:
-                yield rows[begin:start]
-            begin = stop
-            if verdict == _REFUSED:
-                yield from self._refuse(m)
-            elif verdict == _SNAPSHOT:
-                yield from self._start_book(int(m["place"]), rows[start:stop])
+    def _route(self, stream: str) -> Callable[[int, Raw | bytes], Parsed]:
+        found = self._routes.get(stream)
+        if found is None:
+            what = stream.partition("@")[2]
+            if what == "trade" or what == "aggTrade":
+                found = self._trade
+            elif what == "bookTicker":
+                found = self._quote
+            elif what == "depthUpdate" or what == "depth" or what.startswith("depth@"):
+                found = self._diff
+            elif what.startswith("kline"):
+                found = self._bar
             else:
-                yield from self._set_aside(verdict, int(m["place"]), rows[start:stop])
-        self.messages += len(messages) - int(np.count_nonzero(messages["refused"]))
-        if begin < len(rows):
-            yield rows[begin:]
+                raise Refused(UNKNOWN_STREAM, f"stream {stream[:40]!r}")
+            if len(self._routes) < 4096:  # stream names come from outside; a feed has a few
+                self._routes[stream] = found
+        return found
 
-    def _verdict(self, m: np.void) -> int:
-        if m["refused"]:
-            return _REFUSED
-        if m["kind"] == BOOK_SNAPSHOT:
-            return _SNAPSHOT
-        return self._rules[m["place"]].judge(int(m["first_seq"]), int(m["venue_seq"]), int(m["prev_seq"]))
+    def _trade(self, recv: int, data: Raw | bytes) -> Parsed:
+        m = _trade.decode(data)
+        number = m.t if m.t >= 0 else m.a
+        if number < 0:
+            raise Refused(MISSING_FIELD, "a trade without `t` or `a`")
+        spot = bool(m.M) or (m.t >= 0 and not m.X)
+        self._guess = self._guess or (COINM if m.ps else SPOT if spot else USDM)
+        side = SELL if m.m else BUY
+        return Parsed(TRADE, self.places.of(m.s), recv, ms_ns(m.T), number, 0, 0, side, texts=(m.p, m.q, NOTHING, NOTHING))
 
-    def _refuse(self, m: np.void) -> Iterator[Rows]:
-        """A number was bad; where it was the book's, what follows would be applied to a wrong book."""
-        self.count(int(m["refused"]), f"line {m['line'] + 1}: {reasons.DOC[int(m['refused'])]}")
-        rule = self._rules[m["place"]]
-        if m["kind"] == BOOK_DELTA and not rule.waiting:
-            rule.lose()
-            row = empty(1)
-            row["instrument_id"] = self.ids[m["place"]]
-            for field in ("ts_event_ns", "ts_recv_ns", "venue_seq"):
-                row[field] = m[field]
-            row["origin"] = m["line"]
-            yield self._gap(int(m["place"]), row, rule.last, rule.got(int(m["first_seq"]), int(m["prev_seq"])))
+    def _quote(self, recv: int, data: Raw | bytes) -> Parsed:
+        m = _ticker.decode(data)
+        ms = m.T if m.T >= 0 else m.E
+        self._guess = self._guess or (COINM if m.ps else USDM if m.E >= 0 else SPOT)
+        event = ms_ns(ms) if ms >= 0 else 0
+        return Parsed(QUOTE, self.places.of(m.s), recv, event, m.u, texts=(m.b, m.B, m.a, m.A))
 
-    def _start_book(self, place: int, rows: Rows) -> Iterator[Rows]:
-        """A snapshot, then what had to wait for it."""
-        if not self._rules[place].take_snapshot(int(rows["venue_seq"][0])):
-            self.count(SNAPSHOT_STALE, _where(rows))
+    def _diff(self, recv: int, data: Raw | bytes) -> Parsed:
+        m = _depth.decode(data)
+        self._market = self._market or (COINM if m.ps else SPOT if m.pu == NO_PREVIOUS else USDM)
+        if m.s not in self.depth_symbols and len(self.depth_symbols) < 4096:
+            self.depth_symbols.append(m.s)
+        place = self.places.of(m.s)
+        futures = self._market != SPOT
+        if futures == (m.pu == NO_PREVIOUS):
+            raise Refused(MISSING_FIELD if futures else UNKNOWN_STREAM, "`pu`: spot and futures depth in one source")
+        if m.U > m.u:
+            raise Refused(WRONG_TYPE, f"first update id {m.U} lies behind the last, {m.u}")
+        event = ms_ns(m.T if m.T >= 0 else m.E)
+        previous = m.pu if futures else m.U - 1
+        return Parsed(BOOK_DELTA, place, recv, event, m.u, m.U, previous, texts=(m.b, NOTHING, m.a, NOTHING))
+
+    def _bar(self, recv: int, data: Raw | bytes) -> Parsed:
+        m = _kline.decode(data)
+        k = m.k
+        place = self.places.of(k.s)
+        if not k.x:
+            raise Refused(UNFINISHED_BAR, f"bar of {k.s} that begins at {k.t} ms")
+        start, end = ms_ns(k.t), ms_ns(k.T) + MS
+        prices = b"[" + b",".join(map(bytes, (k.o, k.h, k.l, k.c))) + b"]"
+        notional = NOTHING if m.ps else k.q
+        return Parsed(BAR, place, recv, max(ms_ns(m.E), end), k.n, start, end - start, texts=(prices, k.v, notional, NOTHING))
+
+    def _snapshot(self, line: Line, m: Body) -> Parsed:
+        if not m.bids or not m.asks:
+            raise Refused(MISSING_FIELD, "a depth snapshot without bids or asks")
+        ms = m.T if m.T >= 0 else m.E
+        event = ms_ns(ms) if ms >= 0 else 0
+        named = _SYMBOL_OF_URL.search(line.url)
+        place = self.places.of(m.symbol or (named[1].decode() if named else self.snapshot_symbol))
+        return Parsed(BOOK_SNAPSHOT, place, line.recv, event, m.lastUpdateId, texts=(m.bids, NOTHING, m.asks, NOTHING))
+
+    def instruments(self, line: Line) -> Iterator[Instrument]:
+        """`exchangeInfo`: tick and lot by the symbol's filters."""
+        if b"/exchangeInfo" not in line.url:
             return
-        yield rows
-        held = self._held[place]
-        held.gap_told = False
-        for message in held.take():
-            first, last, previous = (int(message[field][0]) for field in ("first_seq", "venue_seq", "prev_seq"))
-            verdict = self._rules[place].judge(first, last, previous)
-            if verdict == APPLY:
-                yield message
-            else:
-                yield from self._set_aside(verdict, place, message)
+        market = COINM if b"dapi." in line.url else USDM if b"fapi." in line.url else SPOT
+        for entry in _info.decode(line.body).get("symbols", ()):
+            filters = {f["filterType"]: f for f in entry["filters"]}
+            tick, lot = Decimal(filters["PRICE_FILTER"]["tickSize"]).normalize(), Decimal(filters["LOT_SIZE"]["stepSize"]).normalize()
+            if tick > 0 and lot > 0:
+                size = Decimal(entry.get("contractSize", 1))
+                yield Instrument(entry["symbol"], market, tick, lot, entry["quoteAsset"], size, inverse=market == COINM)
 
-    def _set_aside(self, verdict: int, place: int, rows: Rows) -> Iterator[Rows]:
-        """A depth message that does not reach the book now; a break is told, and the message kept for the next snapshot."""
-        if verdict in _DROPPED:
-            self.count(_DROPPED[verdict], _where(rows))
-            return
-        held, rule = self._held[place], self._rules[place]
-        if verdict == BREAK:
-            yield self._gap(place, rows, rule.expected, rule.got(int(rows["first_seq"][0]), int(rows["prev_seq"][0])))
-        pushed_out = held.push(rows)
-        if pushed_out:
-            self.count(
-                DEPTH_REFUSED if held.gap_told else HELD_OVERFLOW, f"{_where(rows)}: no snapshot yet", pushed_out
-            )
-            if not held.gap_told:
-                yield self._gap(place, rows, rule.last, int(rows["first_seq"][0]))
-
-    def _gap(self, place: int, message: Rows, expected: int, got: int) -> Rows:
-        """The record that says that the book is not to be believed from this message on."""
-        self._held[place].gap_told = True
-        row = empty(1)
-        for field in ("ts_event_ns", "ts_recv_ns", "instrument_id", "venue_seq", "origin"):
-            row[field] = message[field][0]
-        row["kind"], row["flags"], row["source_id"] = GAP, EVENT_END, self.source_id
-        row["expected_seq"], row["got_seq"], row["lost"] = expected, got, -1  # ids count updates, not messages
-        self.count(SEQUENCE_GAP, f"{_where(message)}: expected update id {expected}, got {got}")
-        return row
-
-
-def _where(rows: Rows) -> str:
-    return f"line {int(rows['origin'][0]) + 1}"
+    def infer(self, symbol: str, price_decimals: int, qty_decimals: int) -> Instrument:
+        bare = symbol.partition("_")[0]  # BTCUSDT_240927 is a dated future
+        tick, lot = Decimal(1).scaleb(-price_decimals), Decimal(1).scaleb(-qty_decimals)
+        if self.market() == COINM:
+            return Instrument(symbol, COINM, tick, lot, quote_of(bare), _CONTRACT_USD.get(bare, Decimal(10)), inverse=True)
+        return Instrument(symbol, self.market(), tick, lot, quote_of(bare))

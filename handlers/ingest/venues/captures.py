@@ -9,15 +9,29 @@ from pathlib import Path
 from handlers.ingest.blocks import read_head
 from handlers.ingest.errors import FeedError, NotAFeedError
 from handlers.ingest.feed import Feed
-from handlers.ingest.venues.binance import BinanceFeed
+from handlers.ingest.venues.binance import Binance
+from handlers.ingest.venues.bitmex import Bitmex
+from handlers.ingest.venues.bybit import Bybit
+from handlers.ingest.venues.capture import CaptureFeed
+from handlers.ingest.venues.capture_lines import Form, form_of
+from handlers.ingest.venues.coinbase import Coinbase
 from handlers.ingest.venues.dbn import DbnFeed
 from handlers.ingest.venues.dbn_files import MAGIC
+from handlers.ingest.venues.kraken import Kraken
+from handlers.ingest.venues.okx import Okx
+from handlers.ingest.venues.protocol import Protocol, Refused
+from handlers.ingest.venues.survey import survey_capture
 from transport.instruments import Instrument
 
+PROTOCOLS: tuple[type[Protocol], ...] = (Binance, Okx, Kraken, Coinbase, Bitmex, Bybit)
 HEAD_BYTES = 4096
-BINANCE, DBN = "binance", "dbn"
-READS = "captures of Binance's streams (`<receive ns> <JSON>` a line) and DBN files of schema mbo, plain, gzip or zstd"
-_CAPTURE_LINE = re.compile(rb"\d{19} ?\{")
+HEAD_LINES = 200  # in which a capture must show whose it is; the largest recorded lead of answers to subscriptions has 40
+HEAD_LINES_BYTES = 1 << 23
+CAPTURE, DBN = "capture", "dbn"
+READS = (
+    "captures of websocket streams (`<receive ns> <JSON>` a line, or cryptofeed's) of Binance, OKX, Kraken, Coinbase, BitMEX and Bybit, and DBN "
+    "files of schema mbo, plain, gzip or zstd"
+)
 _BESIDE = re.compile(r"\..*|(LICEN[CS]E|COPYING|README|NOTICE).*|.*\.(md|txt)", re.I)  # files that lie beside captures
 
 
@@ -33,9 +47,44 @@ def open_feed(spec: str, instruments: Sequence[Instrument] = ()) -> Feed:
         listed = ", ".join(f"{path.name} ({found})" for path, found in formats.items())
         raise NotAFeedError(f"{spec} mixes formats: {listed}; name them as several feeds")
     name = feed_name(spec)
-    if formats[paths[0]] == BINANCE:
-        return BinanceFeed(name, paths, instruments)
+    if formats[paths[0]] == CAPTURE:
+        form, protocol = _whose(paths)
+        return CaptureFeed(name, paths, form, survey_capture(paths, form, protocol), instruments)
     return DbnFeed(name, paths, instruments)
+
+
+def _whose(paths: Sequence[Path]) -> tuple[Form, Protocol]:
+    """How a capture's lines are written, and its venue's protocol; raises NotAFeedError where no venue claims it, or two do."""
+    found: dict[type[Protocol], Path] = {}
+    form: Form | None = None
+    for path in paths:
+        lines = read_head(path, HEAD_LINES_BYTES).split(b"\n")[:HEAD_LINES]
+        form = form_of(lines[:3]) or form
+        assert form is not None, "detect_format has found it"
+        protocol = _protocol_of(lines, form)
+        if protocol is not None:
+            found.setdefault(protocol, path)
+    if len(found) > 1:
+        listed = ", ".join(f"{path.name} ({protocol.venue})" for protocol, path in found.items())
+        raise NotAFeedError(f"captures of different venues: {listed}; name them as several feeds")
+    if not found or form is None:
+        raise NotAFeedError(f"{paths[0].name} is a capture of a venue the engine does not read; it reads {READS}")
+    return form, next(iter(found))()
+
+
+def _protocol_of(lines: Sequence[bytes], form: Form) -> type[Protocol] | None:
+    for text in lines:
+        for protocol in PROTOCOLS:
+            if any(mark in text[:512].partition(b": ")[0] for mark in protocol.url_marks):
+                return protocol
+        try:
+            body = form.split(text, max(form.time(text), 0)).body
+        except Refused:
+            continue
+        claimed = [protocol for protocol in PROTOCOLS if protocol.claims(body)]
+        if len(claimed) == 1:
+            return claimed[0]
+    return None
 
 
 def feed_files(spec: str) -> list[Path]:
@@ -63,12 +112,12 @@ def _files_of(folder: Path) -> list[Path]:
 
 
 def detect_format(path: Path) -> str:
-    """BINANCE or DBN; raises NotAFeedError for anything else, UnreadableError."""
+    """CAPTURE or DBN; raises NotAFeedError for anything else, UnreadableError."""
     head = read_head(path, HEAD_BYTES)
     if head.startswith(MAGIC):
         return DBN
-    if any(_CAPTURE_LINE.match(line) for line in head.split(b"\n")[:3]):
-        return BINANCE
+    if form_of(head.split(b"\n")[:3]) is not None:
+        return CAPTURE
     if not head:
         raise NotAFeedError(f"{path} is not a feed: it is empty")
     raise NotAFeedError(f"{path} is not a feed: it begins with {head[:24]!r}; the engine reads {READS}")

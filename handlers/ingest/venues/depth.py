@@ -10,25 +10,41 @@ it. Source: Binance API documentation, "How to manage a local order book correct
 
 from __future__ import annotations
 
-APPLY, HOLD, STALE, REPEATED, BREAK = 0, 1, 2, 3, 4
+from typing import ClassVar
+
+import numpy as np
+
+from handlers.domain.reasons import SEQUENCE_GAP
+from handlers.ingest.feed import Rows
+from handlers.ingest.venues.protocol import APPLY, BREAK, HOLD, REPEATED, STALE, BookRule
+
 NO_PREVIOUS = -1  # `prev_seq` of a spot message, which names none
 
 _WAITING, _PRIMED, _FOLLOWING = 0, 1, 2
 
 
-class DepthRule:
+class DepthRule(BookRule):
     """State of one instrument's sequence; `futures` tells the two venues' rules apart."""
 
+    holds: ClassVar[bool] = True
+    reason = SEQUENCE_GAP
+
     def __init__(self, futures: bool) -> None:
+        super().__init__()
         self.futures = futures
         self.state = _WAITING
         self.last = 0  # update id the book is at
         self.repeat = (0, 0)  # first and last id of the message applied last
-        self.expected = 0  # id that the message called a break should have had
 
     @property
     def waiting(self) -> bool:
         return self.state == _WAITING
+
+    def start(self, m: np.void, rows: Rows) -> int:
+        return APPLY if self.take_snapshot(int(m["venue_seq"])) else STALE
+
+    def judge(self, m: np.void, rows: Rows) -> int:
+        return self.follow(int(m["first_seq"]), int(m["venue_seq"]), int(m["prev_seq"]))
 
     def take_snapshot(self, last_update_id: int) -> bool:
         """Start from a snapshot; False if the book is already past it, which changes nothing."""
@@ -41,7 +57,10 @@ class DepthRule:
         """The book is not to be believed any more: wait for a snapshot."""
         self.state = _WAITING
 
-    def judge(self, first: int, last: int, previous: int) -> int:
+    def link(self, m: np.void) -> int:
+        return self._link(int(m["first_seq"]), int(m["prev_seq"]))
+
+    def follow(self, first: int, last: int, previous: int) -> int:
         """What to do with a message of update ids `first` to `last`; BREAK and HOLD leave the book waiting."""
         if self.state == _WAITING:
             return HOLD
@@ -51,14 +70,15 @@ class DepthRule:
             return REPEATED
         else:
             self.expected = self.last if self.futures else self.last + 1
-            verdict = APPLY if self.got(first, previous) == self.expected else BREAK
+            verdict = APPLY if self._link(first, previous) == self.expected else BREAK
         if verdict == APPLY:
             self.state, self.last, self.repeat = _FOLLOWING, last, (first, last)
         elif verdict == BREAK:
+            self.got = self._link(first, previous)
             self.lose()
         return verdict
 
-    def got(self, first: int, previous: int) -> int:
+    def _link(self, first: int, previous: int) -> int:
         """The id that `expected` is compared with: what a futures message follows, what a spot message begins with."""
         return previous if self.futures else first
 
@@ -69,3 +89,24 @@ class DepthRule:
         if first <= self.expected or (self.futures and previous == self.last):
             return APPLY
         return BREAK
+
+
+class SnapshotRule(BookRule):
+    """A book without sequence numbers: whole with its snapshot, and followed as long as nothing breaks it."""
+
+    def start(self, m: np.void, rows: Rows) -> int:
+        self._waiting = False
+        return self.judge(m, rows)
+
+    def judge(self, m: np.void, rows: Rows) -> int:
+        return self.follow(0)
+
+    def follow(self, wrong: int) -> int:
+        """APPLY, or BREAK for a message that is wrong by that reason; HOLD while waiting."""
+        if self._waiting:
+            return HOLD
+        if wrong:
+            self.reason = wrong
+            self.lose()
+            return BREAK
+        return APPLY

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.domain import reasons
-from handlers.ingest.venues.binance_rows import MESSAGE, grid_step, grid_table, read_decimal, rows_bound, write_rows
+from handlers.ingest.venues.levels import MESSAGE, grid_step, grid_table, read_decimal, rows_bound, write_rows
 from transport.records import (
     BOOK_DELTA,
     BOOK_SNAPSHOT,

@@ -1,0 +1,297 @@
+"""A recorded stream of a venue as a feed: trades, quotes, bars and books, with the venue's own rule for each book.
+
+A source is one capture, in one file, cut into several (by day), or of several connections recorded side by side. Lines are read in
+batches; a line whose receive time jumps is refused before anything else is asked, so that a book message lost with it is a gap; a
+batch's numbers become rows in one kernel call; then the book messages among them are let through, held, or dropped one by one. Held
+messages come out behind the snapshot they waited for, with their own receive time and line, so `ts_recv_ns` of a feed may step back
+there.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+from msgspec import Raw
+from numpy.typing import NDArray
+
+from handlers.domain import reasons
+from handlers.domain.reasons import (
+    BROKEN_LINE, DEPTH_REFUSED, DEPTH_REPEATED, DEPTH_STALE, HELD_OVERFLOW, SEQUENCE_GAP, SNAPSHOT_STALE, TRUNCATED, UNREADABLE,
+)  # fmt: skip
+from handlers.ingest.blocks import read_lines
+from handlers.ingest.errors import FeedError, TruncatedError
+from handlers.ingest.feed import Feed, Rows, choose_instruments, split_at_events
+from handlers.ingest.jumps import JUMP_NS, NO_TIME, JumpRule, Times
+from handlers.ingest.venues.capture_lines import Form
+from handlers.ingest.venues.levels import MESSAGE, grid_table, rows_bound, write_rows
+from handlers.ingest.venues.protocol import APPLY, BREAK, REPEATED, STALE, BookRule, Protocol, Refused
+from handlers.ingest.venues.survey import Survey
+from transport.instruments import Instrument
+from transport.records import BOOK_DELTA, BOOK_SNAPSHOT, EVENT_END, GAP, copied, empty
+
+BATCH_LINES = 4096
+BATCH_BYTES = 1 << 20  # of lines; keeps a batch of nothing but deep snapshots to some 10 MB of rows
+HELD_MESSAGES_MAX = 2048  # 200 s of spot depth at 100 ms; a recorder fetches its snapshot within one or two
+HELD_ROWS_MAX = 1 << 18
+_REFUSED, _SNAPSHOT = 5, 6  # verdicts beside those of a book's rule
+_DROPPED = {STALE: DEPTH_STALE, REPEATED: DEPTH_REPEATED}
+
+
+class Held(NamedTuple):
+    """A book message that waits: its entry of MESSAGE and its rows, both copies."""
+
+    message: np.void
+    rows: Rows
+
+
+class HeldDepth:
+    """Book messages of one instrument that wait for a snapshot; holds at most HELD_MESSAGES_MAX, HELD_ROWS_MAX rows."""
+
+    def __init__(self) -> None:
+        self.messages: deque[Held] = deque()
+        self.rows = 0
+        self.gap_told = False  # downstream knows that the book is gone
+
+    def push(self, m: np.void, rows: Rows) -> int:
+        """Keep a copy; returns how many old messages had to go for it."""
+        self.messages.append(Held(m.copy(), copied(rows)))
+        self.rows += len(rows)
+        gone = 0
+        while len(self.messages) > HELD_MESSAGES_MAX or self.rows > HELD_ROWS_MAX:
+            self.rows -= len(self.messages.popleft().rows)
+            gone += 1
+        return gone
+
+    def take(self) -> list[Held]:
+        """All of them, oldest first; none is held any more."""
+        messages = list(self.messages)
+        self.messages.clear()
+        self.rows = 0
+        return messages
+
+
+class CaptureFeed(Feed):
+    """One capture, as `survey` found it; `venues.captures` opens it."""
+
+    def __init__(self, name: str, paths: Sequence[Path], form: Form, survey: Survey, instruments: Sequence[Instrument]) -> None:
+        self.paths = list(paths)
+        self.form = form
+        self.survey = survey
+        shown = list(survey.instruments)
+        super().__init__(
+            name, choose_instruments(instruments, survey.venue, shown, survey.instruments.__getitem__, self.paths[0].name)
+        )
+
+    def restart(self) -> None:
+        super().restart()
+        self._protocol: Protocol = self.survey.protocol.fresh(self.instruments)
+        self._rules: list[BookRule] = [self._protocol.rule(place, i) for place, i in enumerate(self.instruments)]
+        self._held = [HeldDepth() for _ in self.instruments]
+        self._grid = grid_table(self.ids, self.source_id, [(i.tick, i.lot) for i in self.instruments])
+
+    def chunks(self, rows_max: int) -> Iterator[Rows]:
+        self.restart()
+        for first, lines, times in self._timed():
+            for rows in self._decode(first, lines, times):
+                yield from split_at_events(rows, rows_max)
+        for held in self._held:
+            for message in held.take():
+                self.count(DEPTH_REFUSED, f"{_where(message.rows)}: no snapshot came for it")
+
+    def receive_times(self) -> NDArray[np.int64]:
+        times = np.fromiter(map(self.form.time, self._lines(silent=True)), np.int64)
+        return np.maximum(JumpRule().settle(times, final=True), NO_TIME)
+
+    def _timed(self) -> Iterator[tuple[int, list[bytes], Times]]:
+        """(index of the first line, lines, their receive times as the rule for jumps leaves them)."""
+        rule = JumpRule()
+        rest: list[bytes] = []
+        for batch, final in self._batches():
+            lines = rest + batch
+            times = rule.settle(np.fromiter(map(self.form.time, lines), np.int64, len(lines)), final)
+            yield self.lines - len(lines), lines[: len(times)], times
+            rest = lines[len(times) :]
+
+    def _batches(self) -> Iterator[tuple[list[bytes], bool]]:
+        """(lines, whether they are the last), across the source's files."""
+        batch: list[bytes] = []
+        size = 0
+        for line in self._lines():
+            batch.append(line)
+            size += len(line)
+            if len(batch) == BATCH_LINES or size > BATCH_BYTES:
+                self.lines += len(batch)
+                yield batch, False
+                batch, size = [], 0
+        self.lines += len(batch)
+        yield batch, True
+
+    def _lines(self, silent: bool = False) -> Iterator[bytes]:
+        """Lines of all files, one after the other, or merged by time where they were recorded side by side."""
+        files = [self._lines_of(path, silent) for path in self.paths]
+        if self.form.merged and len(files) > 1:
+            keyed = (self._keyed(lines, n) for n, lines in enumerate(files))
+            yield from (line for _, _, _, line in heapq.merge(*keyed))
+            return
+        for lines in files:
+            yield from lines
+
+    def _lines_of(self, path: Path, silent: bool) -> Iterator[bytes]:
+        try:
+            yield from read_lines(path)
+        except FeedError as error:
+            if not silent:
+                self.count(TRUNCATED if isinstance(error, TruncatedError) else UNREADABLE, str(error))
+
+    def _keyed(self, lines: Iterator[bytes], file: int) -> Iterator[tuple[int, int, int, bytes]]:
+        """(time, file, place in it, line); one without a time, or far off, stays behind the line before it."""
+        key = NO_TIME
+        for at, line in enumerate(lines):
+            time = self.form.time(line)
+            if key == NO_TIME or key <= time <= key + JUMP_NS:
+                key = max(key, time)
+            yield key, file, at, line
+
+    def _decode(self, first: int, lines: list[bytes], times: Times) -> Iterator[Rows]:
+        """Rows of a batch, in the order they are to be sequenced."""
+        fields: list[tuple[int, ...]] = []
+        texts: list[Raw | bytes] = []
+        for at, (line, recv) in enumerate(zip(lines, times.tolist(), strict=True), first):
+            try:
+                found = self._protocol.parse(self.form.split(line, recv))
+            except Refused as refused:
+                self.count(refused.reason, f"line {at + 1}: {refused}")
+                continue
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                self.count(BROKEN_LINE, f"line {at + 1}: {error}")
+                continue
+            for parsed in found:
+                fields.append((*parsed[:10], at, 0, 0, 0))
+                texts.extend(parsed.texts)
+        yield from self._rows_of(fields, texts)
+
+    def _rows_of(self, fields: list[tuple[int, ...]], texts: list[Raw | bytes]) -> Iterator[Rows]:
+        messages = np.array(fields, MESSAGE)
+        text = b"".join(texts)
+        cuts = np.zeros(len(texts) + 1, np.int64)
+        np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)), out=cuts[1:])
+        rows = empty(rows_bound(text, len(messages)))
+        used = write_rows(np.frombuffer(text, np.uint8).copy(), cuts, messages, self._grid, rows)
+        yield from self._let_through(messages, rows[:used])
+
+    def _let_through(self, messages: Rows, rows: Rows) -> Iterator[Rows]:
+        """Cut out what was refused or must wait; all else passes as it is, in long runs."""
+        watched = (messages["refused"] != 0) | (messages["kind"] == BOOK_DELTA) | (messages["kind"] == BOOK_SNAPSHOT)
+        begin = 0
+        for m in messages[watched]:
+            start, stop = int(m["start"]), int(m["stop"])
+            verdict = self._verdict(m, rows[start:stop])
+            pushed_out = self._rules[m["place"]].dropped() if verdict == APPLY else None
+            if verdict == APPLY and pushed_out is None:
+                continue
+            if pushed_out is not None:
+                rows[stop - 1]["flags"] &= ~EVENT_END  # the event goes on with the levels it pushed out
+                yield rows[begin:stop]
+                yield self._removal(pushed_out, rows[stop - 1])
+                begin = stop
+                continue
+            if begin < start:
+                yield rows[begin:start]
+            begin = stop
+            if verdict == _REFUSED:
+                yield from self._refuse(m)
+            elif verdict == _SNAPSHOT:
+                yield from self._start_book(m, rows[start:stop])
+            else:
+                yield from self._set_aside(verdict, m, rows[start:stop])
+        self.messages += len(messages) - int(np.count_nonzero(messages["refused"]))
+        if begin < len(rows):
+            yield rows[begin:]
+
+    def _verdict(self, m: np.void, rows: Rows) -> int:
+        if m["refused"]:
+            return _REFUSED
+        if m["kind"] == BOOK_SNAPSHOT:
+            return _SNAPSHOT
+        return self._rules[m["place"]].judge(m, rows)
+
+    def _removal(self, pushed_out: Rows, last: np.void) -> Rows:
+        """Rows that remove levels, with the header of the message's last row."""
+        for field in ("ts_event_ns", "ts_recv_ns", "instrument_id", "source_id", "venue_seq", "prev_seq", "first_seq", "origin"):
+            pushed_out[field] = last[field]
+        return pushed_out
+
+    def _refuse(self, m: np.void) -> Iterator[Rows]:
+        """A number was bad; where it was the book's, what follows would be applied to a wrong book."""
+        self.count(int(m["refused"]), f"line {m['line'] + 1}: {reasons.DOC[int(m['refused'])]}")
+        rule = self._rules[m["place"]]
+        if m["kind"] not in (BOOK_DELTA, BOOK_SNAPSHOT) or rule.waiting:
+            return
+        rule.lose()
+        yield self._gap(m, SEQUENCE_GAP, rule.last, rule.link(m))
+
+    def _start_book(self, m: np.void, rows: Rows) -> Iterator[Rows]:
+        """A snapshot, then what had to wait for it."""
+        place = int(m["place"])
+        rule = self._rules[place]
+        verdict = rule.start(m, rows)
+        if verdict == STALE:
+            self.count(SNAPSHOT_STALE, _where(rows))
+            return
+        if verdict == BREAK:
+            yield self._gap(m, rule.reason, rule.expected, rule.got)
+            return
+        yield rows
+        held = self._held[place]
+        held.gap_told = False
+        for message in held.take():
+            verdict = rule.judge(message.message, message.rows)
+            if verdict == APPLY:
+                yield message.rows
+            else:
+                yield from self._set_aside(verdict, message.message, message.rows)
+
+    def _set_aside(self, verdict: int, m: np.void, rows: Rows) -> Iterator[Rows]:
+        """A book message that does not reach the book now; a break is told, and the message kept where the rule holds such."""
+        if verdict in _DROPPED:
+            self.count(_DROPPED[verdict], _where(rows))
+            return
+        place = int(m["place"])
+        held, rule = self._held[place], self._rules[place]
+        if verdict == BREAK:
+            yield self._gap(m, rule.reason, rule.expected, rule.got)
+        if not rule.holds:
+            if verdict != BREAK:
+                self.count(DEPTH_REFUSED, f"{_where(rows)}: no snapshot yet")
+            return
+        pushed_out = held.push(m, rows)
+        if pushed_out:
+            self.count(
+                DEPTH_REFUSED if held.gap_told else HELD_OVERFLOW, f"{_where(rows)}: no snapshot yet", pushed_out
+            )
+            if not held.gap_told:
+                yield self._gap(m, SEQUENCE_GAP, rule.last, int(m["first_seq"]))
+
+    def _gap(self, m: np.void, reason: int, expected: int, got: int) -> Rows:
+        """The record that says that the book is not to be believed from message `m` on."""
+        place = int(m["place"])
+        self._held[place].gap_told = True
+        row = empty(1)
+        for field in ("ts_event_ns", "ts_recv_ns", "venue_seq"):
+            row[field] = m[field]
+        row["origin"], row["instrument_id"] = m["line"], self.ids[place]
+        row["kind"], row["flags"], row["source_id"] = GAP, EVENT_END, self.source_id
+        row["expected_seq"], row["got_seq"], row["lost"], row["reason"] = expected, got, -1, reason  # ids count updates, not messages
+        self.count(reason, f"line {int(m['line']) + 1}: expected {expected}, got {got}")
+        return row
+
+
+def _where(rows: Rows) -> str:
+    return f"line {int(rows['origin'][0]) + 1}"
+

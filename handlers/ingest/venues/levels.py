@@ -1,0 +1,405 @@
+"""From the numbers of decoded venue messages, still text, to records: exact integers of tick and lot, no float on the way.
+
+The texts of a batch of messages stand one after the other in one buffer, four to a message, as the JSON has them:
+
+    trade   "61800.30" "0.006"                   quote   "61800.20" "2.507" "61800.30" "2.510"
+    depth   [["58710.20","0.014"],...] (bids) nothing [["61800.30","1.1"],...] (asks) nothing
+    bar     ["0.3529","0.3531","0.3529","0.3530"] (open, high, low, close) "9602" (volume) "3389.5" (notional) nothing
+
+A number stands in quotes or bare (`0.5`, `1.1e-7`), as the venue's JSON has it. The JSON decoder has already found them well-formed, so commas and blanks need no second check here; shapes and digits do.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from handlers.domain.reasons import NOT_A_NUMBER, NOT_POSITIVE, OUT_OF_INT64, PRICE_OFF_GRID, QTY_OFF_GRID
+from transport.compiled import I64, ROWS_T, array_t, kernel
+from transport.records import ASK, BAR, BID, BOOK_SNAPSHOT, EVENT_END, EVENT_FIRST, QUOTE, SET, STATUS, TRADE
+
+MESSAGE = np.dtype(
+    [
+        ("kind", "i8"),
+        ("place", "i8"),  # of the instrument in the feed's table
+        ("ts_recv_ns", "i8"),
+        ("ts_event_ns", "i8"),
+        ("venue_seq", "i8"),
+        ("first_seq", "i8"),
+        ("prev_seq", "i8"),
+        ("side", "i8"),
+        ("check", "i8"),  # what the venue signs its book with, for its rule
+        ("more", "i8"),  # the venue's message goes on with the next one: its last row does not end the event
+        ("line", "i8"),
+        ("start", "i8"),  # its rows are [start, stop); written by `write_rows`, like the next two
+        ("stop", "i8"),
+        ("refused", "i8"),  # reason code, 0 when it has rows
+    ]
+)
+GRID = np.dtype(
+    [
+        ("instrument_id", "i8"),
+        ("source_id", "i8"),
+        ("price_decimals", "i8"),
+        ("price_step", "i8"),  # tick = step * 10**-decimals
+        ("qty_decimals", "i8"),
+        ("qty_step", "i8"),
+    ]
+)
+TEXTS = 4  # per message
+_SAFE = (2**63 - 10) // 10  # ten times this and a digit still fit
+_EXPONENT_MAX = 40  # beyond it nothing fits 64 bits, or all digits are lost
+_QUOTE, _OPEN, _CLOSE, _COMMA, _BLANK, _DOT, _MINUS, _ZERO, _PLUS = (ord(c) for c in '"[], .-0+')
+_E_SMALL, _E_LARGE = ord("e"), ord("E")
+
+
+def grid_step(step: Decimal) -> tuple[int, int]:
+    """(decimals, n) with step = n * 10**-decimals, decimals >= 0: 0.25 is (2, 25), 10 is (0, 10)."""
+    _, digits, exponent = step.as_tuple()
+    assert isinstance(exponent, int), "the instrument table holds finite steps"
+    return max(0, -exponent), int("".join(map(str, digits))) * 10 ** max(0, exponent)
+
+
+@kernel(inline=True)
+def number_ends(text: Any, at: Any, end: Any) -> Any:
+    """A bare number ends before `at`."""
+    return at >= end or text[at] == _COMMA or text[at] == _CLOSE or text[at] == _BLANK
+
+
+@kernel
+def has_exponent(text: Any, at: Any, end: Any) -> Any:
+    """The bare number that goes on at `at` has an exponent."""
+    while not number_ends(text, at, end):
+        if text[at] == _E_SMALL or text[at] == _E_LARGE:
+            return True
+        at += 1
+    return False
+
+
+@kernel
+def read_exponent(text: Any, at: Any, end: Any) -> Any:
+    """(exponent, place behind it, whether it is one) of the digits behind an `e`."""
+    sign = 1
+    if at < end and (text[at] == _MINUS or text[at] == _PLUS):
+        sign = -1 if text[at] == _MINUS else 1
+        at += 1
+    value, digits = 0, 0
+    while not number_ends(text, at, end):
+        digit: Any = np.int64(text[at]) - _ZERO
+        if digit < 0 or digit > 9 or value > _EXPONENT_MAX:
+            return 0, at, False
+        value = value * 10 + digit
+        digits += 1
+        at += 1
+    return sign * value, at, digits > 0 and value <= _EXPONENT_MAX
+
+
+@kernel
+def read_scientific(text: Any, at: Any, end: Any, decimals: Any, step: Any, off_grid: Any) -> Any:
+    """`read_decimal` of a bare number with an exponent: 1.1e-7; its digits are kept whole, then shifted."""
+    value, fraction, whole = 0, -1, 0
+    while at < end and text[at] != _E_SMALL and text[at] != _E_LARGE:
+        digit: Any = np.int64(text[at]) - _ZERO
+        if text[at] == _DOT and fraction < 0 and whole > 0:
+            fraction = 0
+        elif digit < 0 or digit > 9:
+            return 0, at, NOT_A_NUMBER
+        else:
+            if value > _SAFE:
+                return 0, at, OUT_OF_INT64
+            value = value * 10 + digit
+            whole += 1
+            if fraction >= 0:
+                fraction += 1
+        at += 1
+    exponent, at, fine = read_exponent(text, at + 1, end)
+    if whole == 0 or fraction == 0 or not fine:
+        return 0, at, NOT_A_NUMBER
+    shift: Any = decimals - max(fraction, 0) + exponent
+    while shift < 0:
+        if value % 10:
+            return 0, at, off_grid
+        value //= 10
+        shift += 1
+    while shift > 0 and value > 0:
+        if value > _SAFE:
+            return 0, at, OUT_OF_INT64
+        value *= 10
+        shift -= 1
+    return value // step, at, off_grid if value % step else 0
+
+
+@kernel
+def read_decimal(text: Any, at: Any, end: Any, decimals: Any, step: Any, off_grid: Any) -> Any:
+    """(units of `step` * 10**-`decimals`, place behind it, reason or 0) of the number at `at`, quoted or bare."""
+    value, seen, whole = 0, -1, 0  # `seen`: digits behind the dot, -1 before it
+    quoted = at < end and text[at] == _QUOTE
+    if quoted:
+        at += 1
+    start = at
+    if at < end and text[at] == _MINUS:
+        return 0, at, NOT_POSITIVE
+    while at < end and text[at] != _QUOTE and (quoted or not number_ends(text, at, end)):
+        digit: Any = np.int64(text[at]) - _ZERO
+        if text[at] == _DOT and seen < 0 and whole > 0:
+            seen = 0
+        elif digit < 0 or digit > 9:
+            if not quoted and whole > 0 and (text[at] == _E_SMALL or text[at] == _E_LARGE):
+                return read_scientific(text, start, end, decimals, step, off_grid)
+            return 0, at, NOT_A_NUMBER
+        elif seen >= decimals:
+            if digit != 0:
+                if not quoted and has_exponent(text, at, end):
+                    return read_scientific(text, start, end, decimals, step, off_grid)
+                return 0, at, off_grid
+            seen += 1
+        else:
+            if value > _SAFE:
+                return 0, at, OUT_OF_INT64
+            value = value * 10 + digit
+            whole += 1
+            if seen >= 0:
+                seen += 1
+        at += 1
+    if quoted != (at < end and text[at] == _QUOTE) or whole == 0 or seen == 0:
+        return 0, at, NOT_A_NUMBER
+    for _ in range(max(seen, 0), decimals):
+        if value > _SAFE:
+            return 0, at, OUT_OF_INT64
+        value *= 10
+    return value // step, at + 1 if quoted else at, off_grid if value % step else 0
+
+
+@kernel
+def read_pair(text: Any, at: Any, end: Any, grid: Any) -> Any:
+    """(price in ticks, quantity in lots, place behind them, reason or 0) of two numbers."""
+    at = skip_blank(text, at, end)
+    price, at, why = read_decimal(text, at, end, grid.price_decimals, grid.price_step, PRICE_OFF_GRID)
+    if why:
+        return 0, 0, at, why
+    at = skip_blank(text, at, end)
+    qty, at, why = read_decimal(text, at, end, grid.qty_decimals, grid.qty_step, QTY_OFF_GRID)
+    return price, qty, at, why
+
+
+@kernel(inline=True)
+def skip_blank(text: Any, at: Any, end: Any) -> Any:
+    while at < end and (text[at] == _BLANK or text[at] == _COMMA):
+        at += 1
+    return at
+
+
+@kernel
+def close_level(text: Any, at: Any, end: Any) -> Any:
+    """Place behind the `]` of a level, -1 if there is none; what venues put behind price and quantity (orders, a time) is passed over."""
+    depth = 1
+    quoted = False
+    while at < end and depth > 0:
+        if text[at] == _QUOTE:
+            quoted = not quoted
+        elif not quoted:
+            if text[at] == _OPEN:
+                depth += 1
+            elif text[at] == _CLOSE:
+                depth -= 1
+        at += 1
+    return at if depth == 0 else -1
+
+
+@kernel
+def stamp(r: Any, m: Any, grid: Any, side: Any) -> None:
+    """Everything of a row but its numbers and flags."""
+    r.ts_event_ns = m.ts_event_ns
+    r.ts_recv_ns = m.ts_recv_ns
+    r.instrument_id = grid.instrument_id
+    r.source_id = grid.source_id
+    r.kind = m.kind
+    r.side = side
+    r.action = SET
+    r.venue_seq = m.venue_seq
+    r.origin = m.line
+
+
+@kernel
+def write_levels(text: Any, at: Any, end: Any, m: Any, grid: Any, side: Any, rows: Any, row: Any) -> Any:
+    """Write a row for each level of one side from `row` on; (row behind the last, reason or 0)."""
+    at = skip_blank(text, at, end)
+    if at >= end or text[at] != _OPEN:
+        return row, NOT_A_NUMBER
+    at = skip_blank(text, at + 1, end)
+    while at < end and text[at] == _OPEN:
+        price, qty, at, why = read_pair(text, at + 1, end, grid)
+        if why:
+            return row, why
+        if price <= 0:
+            return row, NOT_POSITIVE
+        at = close_level(text, at, end)
+        if at < 0:
+            return row, NOT_A_NUMBER
+        at = skip_blank(text, at, end)
+        r = rows[row]
+        stamp(r, m, grid, side)
+        r.price_ticks = price
+        r.qty_lots = qty
+        r.prev_seq = m.prev_seq
+        r.first_seq = m.first_seq
+        row += 1
+    return row, 0 if at == end - 1 and text[at] == _CLOSE else NOT_A_NUMBER
+
+
+@kernel
+def write_depth(text: Any, cuts: Any, m: Any, grid: Any, rows: Any, row: Any) -> Any:
+    """Bids, then asks; a message without levels sets bid 0 to 0 lots, which no book holds, so that its sequence still shows."""
+    start = row
+    row, why = write_levels(text, cuts[0], cuts[1], m, grid, BID, rows, row)
+    if why:
+        return row, why
+    row, why = write_levels(text, cuts[2], cuts[3], m, grid, ASK, rows, row)
+    if why:
+        return row, why
+    if row == start:
+        stamp(rows[row], m, grid, BID)
+        rows[row].prev_seq = m.prev_seq
+        rows[row].first_seq = m.first_seq
+        row += 1
+    if m.kind == BOOK_SNAPSHOT:
+        rows[start].flags |= EVENT_FIRST
+    rows[row - 1].flags |= EVENT_END
+    return row, 0
+
+
+@kernel
+def read_two(text: Any, first: Any, second: Any, end: Any, grid: Any) -> Any:
+    """(price in ticks, quantity in lots, reason or 0) of two texts, [first, second) and [second, end)."""
+    price, at, why = read_decimal(text, first, second, grid.price_decimals, grid.price_step, PRICE_OFF_GRID)
+    if why or at != second:
+        return 0, 0, why if why else NOT_A_NUMBER
+    qty, at, why = read_decimal(text, second, end, grid.qty_decimals, grid.qty_step, QTY_OFF_GRID)
+    if why or at != end:
+        return 0, 0, why if why else NOT_A_NUMBER
+    return price, qty, 0
+
+
+@kernel
+def write_print(text: Any, cuts: Any, m: Any, grid: Any, rows: Any, row: Any) -> Any:
+    """A trade or a quote: one row."""
+    r = rows[row]
+    price, qty, why = read_two(text, cuts[0], cuts[1], cuts[2], grid)
+    if why:
+        return row, why
+    if m.kind == QUOTE:
+        ask, ask_lots, why = read_two(text, cuts[2], cuts[3], cuts[4], grid)
+        if why:
+            return row, why
+        r.ask_ticks = ask
+        r.ask_lots = ask_lots
+    elif price <= 0 or qty <= 0:
+        return row, NOT_POSITIVE
+    stamp(r, m, grid, m.side)
+    r.price_ticks = price
+    r.qty_lots = qty
+    r.flags = 0 if m.more else EVENT_END
+    return row + 1, 0
+
+
+@kernel
+def write_bar(text: Any, cuts: Any, m: Any, grid: Any, rows: Any, row: Any) -> Any:
+    """A closed bar: one row."""
+    r = rows[row]
+    at, end = skip_blank(text, cuts[0], cuts[1]), cuts[1]
+    if at >= end or text[at] != _OPEN:
+        return row, NOT_A_NUMBER
+    at += 1
+    for n in range(4):
+        price, at, why = read_decimal(text, skip_blank(text, at, end), end, grid.price_decimals, grid.price_step, PRICE_OFF_GRID)
+        if why:
+            return row, why
+        if n == 0:
+            r.open_ticks = price
+        elif n == 1:
+            r.high_ticks = price
+        elif n == 2:
+            r.low_ticks = price
+        else:
+            r.close_ticks = price
+    volume, at, why = read_decimal(text, cuts[1], cuts[2], grid.qty_decimals, grid.qty_step, QTY_OFF_GRID)
+    if why:
+        return row, why
+    if cuts[3] > cuts[2]:
+        decimals, step = grid.price_decimals + grid.qty_decimals, grid.price_step * grid.qty_step
+        notional, at, why = read_decimal(text, cuts[2], cuts[3], decimals, step, QTY_OFF_GRID)
+        if why:
+            return row, why
+        r.notional_ticks_lots = notional
+    stamp(r, m, grid, 0)
+    r.action = 0
+    r.origin = 0  # a bar has no room for it
+    r.volume_lots = volume
+    r.trades = m.venue_seq
+    r.ts_open_ns = m.first_seq
+    r.interval_ns = m.prev_seq
+    r.flags = EVENT_END
+    return row + 1, 0
+
+
+@kernel
+def write_status(m: Any, grid: Any, rows: Any, row: Any) -> Any:
+    """A trading status: one row, no text."""
+    r = rows[row]
+    stamp(r, m, grid, 0)
+    r.action = m.side
+    r.status = m.first_seq
+    r.flags = EVENT_END
+    return row + 1, 0
+
+
+@kernel
+def end_event(messages: Any, i: Any, rows: Any) -> None:
+    """The last message of a venue's was refused: what was written of it ends there."""
+    k = i - 1
+    while k >= 0 and messages[k].line == messages[i].line and messages[k].more:
+        if messages[k].stop > messages[k].start:
+            rows[messages[k].stop - 1].flags |= EVENT_END
+            return
+        k -= 1
+
+
+@kernel(I64(array_t(np.dtype("u1")), I64[::1], array_t(MESSAGE), array_t(GRID), ROWS_T))
+def write_rows(text: Any, cuts: Any, messages: Any, grids: Any, rows: Any) -> Any:
+    """Write the rows of all messages into zeroed `rows`; returns rows used.
+
+    `cuts` holds the start of each text and the end of the last; `rows` has a slot for every pair of numbers and one more for every
+    message. What a refused message had written stays behind as a hole between the spans of its neighbours.
+    """
+    row = 0
+    for i in range(len(messages)):
+        m = messages[i]
+        span = cuts[i * TEXTS : (i + 1) * TEXTS + 1]
+        m.start = row
+        if m.kind == TRADE or m.kind == QUOTE:
+            row, why = write_print(text, span, m, grids[m.place], rows, row)
+        elif m.kind == BAR:
+            row, why = write_bar(text, span, m, grids[m.place], rows, row)
+        elif m.kind == STATUS:
+            row, why = write_status(m, grids[m.place], rows, row)
+        else:
+            row, why = write_depth(text, span, m, grids[m.place], rows, row)
+        m.refused = why
+        m.stop = row
+        if why and not m.more:
+            end_event(messages, i, rows)
+    return row
+
+
+def rows_bound(text: bytes, messages: int) -> int:
+    """How many rows `write_rows` can need: one a level, which is an array, and one a message."""
+    return text.count(b"[") + messages
+
+
+def grid_table(ids: NDArray[np.uint32], source_id: int, steps: list[tuple[Decimal, Decimal]]) -> NDArray[Any]:
+    """GRID of a feed's instruments from their (tick, lot)."""
+    entries = zip(ids.tolist(), steps, strict=True)
+    return np.array([(i, source_id, *grid_step(tick), *grid_step(lot)) for i, (tick, lot) in entries], GRID)
