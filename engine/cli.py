@@ -163,6 +163,86 @@ def import_(
         typer.echo(f"    {reason}: {n:,}")
 
 
+Venue = Annotated[str, typer.Option(help="binance, binance_usdm, binance_coinm, okx, kraken or coinbase")]
+Seconds = Annotated[float, typer.Option("--for", help="seconds to follow; 0 is until interrupted", min=0.0)]
+WsUrl = Annotated[str, typer.Option(help="websocket address instead of the venue's own")]
+RestUrl = Annotated[str, typer.Option(help="REST address instead of the venue's own")]
+
+
+@app.command()
+def record(
+    symbols: Annotated[str, typer.Option(help="as the venue writes them, joined by commas")],
+    out: Annotated[Path, typer.Option(help="capture to write; gzip where it ends in .gz")],
+    venue: Venue = "binance",
+    run: Annotated[Path | None, typer.Option(help="run folder; runs/<number> when not given")] = None,
+    seconds: Seconds = 0.0,
+    config: ConfigFile = None,
+    ws_url: WsUrl = "",
+    rest_url: RestUrl = "",
+    as_json: Json = False,
+) -> None:
+    """Write a venue's live messages down as they come, and journal what the line makes of them; no strategy runs."""
+    import msgspec
+
+    resolved, origins = _resolve(config, {})
+    plain = msgspec.structs.replace(
+        resolved, strategy=(), account=msgspec.structs.replace(resolved.account, positions=())
+    )
+    _follow({venue: _symbols(symbols)}, plain, origins, run, out, seconds, ws_url, rest_url, Path(), as_json)
+
+
+@app.command()
+def paper(
+    feeds: Annotated[list[str], typer.Argument(help="VENUE:SYMBOL,SYMBOL of each venue to follow, as binance:BTCUSDT,ETHUSDT")],
+    config: ConfigFile = None,
+    out: Annotated[Path | None, typer.Option(help="run folder; runs/<number> when not given")] = None,
+    capture: Annotated[Path | None, typer.Option(help="write the venue's messages there as well")] = None,
+    seconds: Seconds = 0.0,
+    ws_url: WsUrl = "",
+    rest_url: RestUrl = "",
+    as_json: Json = False,
+) -> None:
+    """Follow live feeds and trade on paper, until interrupted."""
+    wanted: dict[str, list[str]] = {}
+    for feed in feeds:
+        venue, _, symbols = feed.partition(":")
+        if venue in wanted or not _symbols(symbols):
+            raise typer.BadParameter(f"{feed!r} is not VENUE:SYMBOL,SYMBOL, each venue once")
+        wanted[venue] = _symbols(symbols)
+    if len(wanted) > 1 and (ws_url or rest_url):
+        raise typer.BadParameter("an address instead of the venue's own goes with one venue")
+    resolved, origins = _resolve(config, {})
+    base = config.resolve().parent if config else Path()
+    _follow(wanted, resolved, origins, out, capture, seconds, ws_url, rest_url, base, as_json)
+
+
+def _symbols(text: str) -> list[str]:
+    return [s.strip() for s in text.split(",") if s.strip()]
+
+
+def _follow(
+    wanted: dict[str, list[str]], config: Any, origins: dict[str, str], out: Path | None, capture: Path | None, seconds: float,
+    ws_url: str, rest_url: str, base: Path, as_json: bool,
+) -> None:  # fmt: skip
+    from engine.live import follow
+    from engine.observe.log import set_up_log
+    from engine.observe.progress import ProgressBar
+    from engine.report import render_table
+
+    set_up_log("warning")
+    with ProgressBar(as_json) as progress:
+        done = follow(
+            wanted, config, origins, out, capture=capture, seconds=seconds, base=base, ws_url=ws_url, rest_url=rest_url, progress=progress
+        )
+    if as_json:
+        _print_json({"run": str(done.folder), **done.summary})
+        return
+    render_table(done.summary)
+    typer.echo(f"\nrun folder {done.folder}   picture {done.folder / 'report.html'}   proof: tickline verify {done.folder}")
+    if capture is not None:
+        typer.echo(f"capture {capture}   again: tickline replay {capture}")
+
+
 @app.command()
 def watch(as_json: Json = False) -> None:
     """Show what the runs on this machine are doing, until the last has ended; with --json once."""

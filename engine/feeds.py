@@ -62,13 +62,14 @@ class OpenFeed:
         return self.decoder.rows if isinstance(self.decoder, SyntheticFeed) else None
 
     def windows(self, rows_max: int) -> Iterator[Rows]:
-        """Successive windows of decoded rows."""
+        """Successive windows of decoded rows; of a live feed also empty ones, which say that nothing came."""
         if self.by_reference:
             assert self.tape is not None
             yield self.tape.slots
             return
+        live = self.decoder is not None and self.decoder.kind == "live"
         for rows in self._chunks(rows_max):
-            if len(rows):
+            if len(rows) or live:
                 yield rows
 
     def _chunks(self, rows_max: int) -> Iterator[Rows]:
@@ -100,7 +101,7 @@ class OpenFeed:
 
     def describe(self) -> dict[str, Any]:
         """Where the rows come from, for the run's record."""
-        out: dict[str, Any] = {"feed": self.spec, "kind": "capture" if self.decoder is not None else "run"}
+        out: dict[str, Any] = {"feed": self.spec, "kind": self.decoder.kind if self.decoder is not None else "run"}
         if self.tape is not None:
             out |= {"kind": "tape", "path": str(self.tape.path.resolve()), "content": self.tape.content, "rows": len(self.tape)}
         return out
@@ -152,7 +153,11 @@ def open_feeds(specs: Sequence[str], configured: Sequence[Instrument]) -> tuple[
         raise FeedError("no feed given")
     if len(specs) > FEEDS_MAX:
         raise FeedError(f"{len(specs)} feeds; a line takes at most {FEEDS_MAX}")
-    feeds = [open_one(spec, configured) for spec in specs]
+    return bound([open_one(spec, configured) for spec in specs])
+
+
+def bound(feeds: list[OpenFeed]) -> tuple[list[OpenFeed], tuple[Instrument, ...]]:
+    """The feeds, told their numbers and those of their instruments, and the table; raises ConfigError where two disagree."""
     table: dict[str, Instrument] = {}
     for feed in feeds:
         for instrument in feed.instruments:

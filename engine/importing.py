@@ -6,37 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.feed_loops import merge_rows
 from engine.feeds import OpenFeed, open_feeds
 from engine.journaling import Rows
 from engine.observe.progress import Say, silent
 from engine.session import Intake
 from handlers.domain import reasons
 from handlers.domain.queue import new_queue
-from handlers.ingest.sequencer import STARVED, Sequencer, admit_feed, new_sequencer, open_window, peek
-from transport.compiled import kernel
+from handlers.ingest.sequencer import Sequencer, new_sequencer, open_window
 from transport.instruments import Instrument
 from transport.records import empty
 from transport.tape import TapeWriter, source_facts
 
 CHUNK_ROWS = 1 << 16
-
-
-@kernel
-def merge_rows(s, reports, out):
-    """Merge the feeds' windows into `out` in the order of sequencing, unstamped; returns (rows, whether a feed wants its next window)."""
-    n = 0
-    while n < len(out):
-        source, _ = peek(s, reports)
-        if source == STARVED:
-            return n, True
-        if source < 0:
-            return n, False
-        admit_feed(s, source, out[n])
-        out[n].seq = out[n].ts_seq_ns = 0
-        out[n].epoch = 0
-        n += 1
-        s.head[0].runs = 0
-    return n, False
 
 
 def _refill(s: Sequencer, intakes: Sequence[Intake]) -> None:

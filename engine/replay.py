@@ -14,7 +14,7 @@ from engine.config import Config, values_told
 from engine.cores import check_cores, pinned
 from engine.errors import LineBroken
 from engine.feeds import OpenFeed, open_feeds
-from engine.journaling import RunJournal
+from engine.journaling import Batch, RunJournal
 from engine.line import Built, build_line, load_kernels, sequence_first_words
 from engine.loops import run_fused
 from engine.observe.counters import Counters
@@ -29,10 +29,12 @@ from handlers.domain import reasons
 from transport.clock import cycles_per_ns
 from transport.compiled import is_compiled
 from transport.errors import SegmentError
+from transport.instruments import Instrument
 from transport.records import FILL
 from transport.segment import as_word, sweep
 
 FAULT_FILE = "fault.txt"  # where in the program an assertion failed
+NewSession = Callable[[Built, list[Any], Callable[[Batch], None], str], Session]  # (line, windows of its feeds, taker, run's name)
 
 
 @dataclass
@@ -61,9 +63,34 @@ def replay(
     Raises FeedError, ConfigError, StrategyError, StorageError, LineStopped, LineBroken, WorkerDied; what was journaled until then
     stays readable.
     """
-    fused_cores = _fused_cores(config)
     progress("opening feeds", 0)
     feeds, instruments = open_feeds(specs, config.instrument)
+
+    def new_session(built: Built, windows: list[Any], take: Callable[[Batch], None], name: str) -> Session:
+        if config.runtime.placement == "fused":
+            return Session(built, windows, take, speed, config.line.timer_origin_ns)
+        from engine.supervisor import PlacedSession
+
+        return PlacedSession(config.runtime.placement, built, windows, take, speed, config, base, name, 1)
+
+    with terminable():
+        return run_feeds(feeds, instruments, config, origins, out, new_session, base=base, progress=progress, title=title)
+
+
+def run_feeds(
+    feeds: list[OpenFeed],
+    instruments: tuple[Instrument, ...],
+    config: Config,
+    origins: Mapping[str, str],
+    out: Path | None,
+    new_session: NewSession,
+    *,
+    base: Path = Path(),
+    progress: Say = silent,
+    title: str = "",
+) -> Replayed:
+    """Run opened feeds through the whole line into `out`, journaled; raises what `replay` does."""
+    fused_cores = _fused_cores(config)
     by_reference = all(f.by_reference for f in feeds) and not config.journal.embed
     progress("loading kernels" if is_compiled(run_fused) else COMPILING, 0)
     load_kernels()
@@ -79,23 +106,22 @@ def replay(
     names = [i.name for i in instruments]
     journal = RunJournal(folder, facts.run_id, names, tapes, facts.epoch, config.journal.durability, tally, fused_cores[1])
     windows = [f.windows(config.runtime.chunk_rows) for f in feeds]
-    with terminable():
-        try:
-            session = _session(config, built, windows, journal, speed, base, folder.name)
-            began = time.perf_counter()
-            session.open(lambda ns: sequence_first_words(built, config, ns, config_id, instruments_id))
-            expected = _expected(feeds)
-            with _published(folder.name, built, tally, journal, lambda n: progress("replaying", n, expected)) as told:
-                _run_fused(session, fused_cores[0], told) if config.runtime.placement == "fused" else session.run(told)
-            took = {"seconds": time.perf_counter() - began - session.starting_s, "seconds_starting": session.starting_s}
-            progress("closing the logs", int(built.line.sequencer.head[0]["next_seq"]))
-            hashes = journal.close()
-        except LineBroken as fault:
-            journal.abandon()
-            raise _kept(fault, folder) from fault
-        except BaseException:
-            journal.abandon()
-            raise
+    try:
+        session = new_session(built, windows, journal.put, folder.name)
+        began = time.perf_counter()
+        session.open(lambda ns: sequence_first_words(built, config, ns, config_id, instruments_id))
+        expected = _expected(feeds)
+        with _published(folder.name, built, tally, journal, lambda n: progress(session.doing, n, expected)) as told:
+            _run_fused(session, fused_cores[0], told) if config.runtime.placement == "fused" else session.run(told)
+        took = {"seconds": time.perf_counter() - began - session.starting_s, "seconds_starting": session.starting_s}
+        progress("closing the logs", int(built.line.sequencer.head[0]["next_seq"]))
+        hashes = journal.close()
+    except LineBroken as fault:
+        journal.abandon()
+        raise _kept(fault, folder) from fault
+    except BaseException:
+        journal.abandon()
+        raise
     took["seconds_with_journal"] = time.perf_counter() - began - session.starting_s
     summary = _summary(config, tally, built, feeds, hashes, took, sources, title)
     summary["troubles"] = session.troubles()
@@ -109,16 +135,6 @@ def _expected(feeds: Sequence[OpenFeed]) -> int | None:
     """Records that the feeds hold, where all of them can say."""
     counts = [f.rows_expected for f in feeds]
     return sum(n for n in counts if n is not None) if None not in counts else None
-
-
-def _session(
-    config: Config, built: Built, windows: list[Any], journal: RunJournal, speed: float, base: Path, name: str
-) -> Session:
-    if config.runtime.placement == "fused":
-        return Session(built, windows, journal.put, speed, config.line.timer_origin_ns)
-    from engine.supervisor import PlacedSession
-
-    return PlacedSession(config.runtime.placement, built, windows, journal.put, speed, config, base, name, 1)
 
 
 def _fused_cores(config: Config) -> tuple[int | None, int | None]:

@@ -88,6 +88,8 @@ class Intake:
 class Session:
     """Drives `run_fused` over the feeds; `take` receives a Batch whenever there is one."""
 
+    doing = "replaying"  # what its progress says
+
     def __init__(self, built: Built, feeds: Sequence[Iterator[Rows]], take: Callable[[Batch], None], speed: float = 0.0, timer_origin_ns: int = 0) -> None:
         """`speed` 0 runs as fast as it can, else that many seconds of the feed a second."""
         self.built = built
@@ -140,8 +142,7 @@ class Session:
             except BUGS as bug:  # what was sequenced up to it is journaled all the same
                 self.hand_over_rest()
                 raise broken(bug, int(line.sequencer.head[0]["next_seq"]) - 1) from bug
-            waited = why == PACED and time.monotonic() - self._handed_over > PACED_HAND_OVER_S
-            if waited or why in (WANTS_WINDOW, LOGS_FULL, DONE, FAULT) or line.sequencer.head[0]["runs"] > 1 << 12:
+            if self._is_time_to_hand_over(why) or line.sequencer.head[0]["runs"] > 1 << 12:
                 self._hand_over()
             progress(int(line.sequencer.head[0]["next_seq"]))
             if why == WANTS_WINDOW:
@@ -153,6 +154,10 @@ class Session:
             elif why == DONE:
                 return
             assert why in (SLICE_OVER, WANTS_WINDOW, LOGS_FULL, PACED)
+
+    def _is_time_to_hand_over(self, why: int) -> bool:
+        waited = why == PACED and time.monotonic() - self._handed_over > PACED_HAND_OVER_S
+        return waited or why in (WANTS_WINDOW, LOGS_FULL, DONE, FAULT)
 
     def troubles(self) -> dict[str, int]:
         """`engine.line.troubles` of the run that has ended."""

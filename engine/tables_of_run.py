@@ -15,6 +15,7 @@ import numpy as np
 from engine.config import Config
 from engine.errors import EngineError
 from engine.export import table_writer, write_table
+from engine.feed_loops import fold_tops
 from engine.feeds import OpenFeed, open_feeds
 from engine.importing import merged
 from engine.journaling import INPUT_LOG, Batch, Rows
@@ -23,11 +24,10 @@ from engine.loops import DECIDING
 from engine.run_folder import Run, open_run
 from engine.session import Session
 from engine.tables import KINDS_OF, TOP, columns_of
-from handlers.domain.book import apply_market, best_lots, best_price, level_at, new_markets
+from handlers.domain.book import new_markets
 from handlers.domain.schema import Value
-from transport.compiled import kernel
 from transport.instruments import Instrument
-from transport.records import ACK, ASK, BID, BOOK_DELTA, EVENT_END, REJECT, SLOT_BYTES, copied, empty
+from transport.records import ACK, REJECT, SLOT_BYTES, copied, empty
 
 CHUNK_ROWS = 1 << 16
 FROM_LOG = {"signals": "signals", "positions": "orders", "pnl": "orders"}
@@ -36,31 +36,6 @@ ORDERS_FROM = {  # an order's life: what the exchange reported, what never becam
 }  # fmt: skip
 RE_EXECUTED = ("bars", "features", "indicators")
 FROM_FEEDS = ("trades", "quotes", "tops", *RE_EXECUTED)
-
-
-@kernel
-def fold_tops(markets, books, rows, out):
-    """Fold market records and write a TOP after each applied event of a book (snapshots set the book, they are no row)."""
-    n = 0
-    for i in range(len(rows)):
-        r = rows[i]
-        if r.instrument_id >= len(markets):
-            continue
-        m = markets[r.instrument_id]
-        apply_market(m, books, r)
-        if r.kind != BOOK_DELTA or not r.flags & EVENT_END or not m.valid:
-            continue
-        t = out[n]
-        t.ts_recv_ns, t.instrument_id, t.venue_seq = r.ts_recv_ns, r.instrument_id, r.venue_seq
-        t.bid_ticks = t.bid_lots = t.bid_orders = t.ask_ticks = t.ask_lots = t.ask_orders = 0
-        if best_lots(m, BID) > 0:
-            t.bid_ticks, t.bid_lots = best_price(m, BID), best_lots(m, BID)
-            t.bid_orders = level_at(m, BID, t.bid_ticks)[1]
-        if best_lots(m, ASK) > 0:
-            t.ask_ticks, t.ask_lots = best_price(m, ASK), best_lots(m, ASK)
-            t.ask_orders = level_at(m, ASK, t.ask_ticks)[1]
-        n += 1
-    return n
 
 
 def tops(chunks: Iterator[Rows], instruments: Sequence[Instrument]) -> Iterator[np.ndarray[Any, Any]]:

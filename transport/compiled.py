@@ -2,8 +2,8 @@
 
 numba's disk cache looks only at a kernel's own file: after an edit of a callee or of an imported constant in another file it
 would run yesterday's machine code. So the cache folder is named by a hash over every source that is compiled (the files that
-define kernels and all they import from this project), the record layout, numba, llvmlite, the CPU and every NUMBA_* setting;
-that hash is the run's code hash too. No other module imports numba.
+define kernels and all they import from this project), the record layout, numba, llvmlite, the CPU and every NUMBA_* setting. A run's
+code hash is over more: every file that has to do with compiled code, and all it imports. No other module imports numba.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from transport.records import LAYOUT_HASH, REC
 
 PACKAGES = ("transport", "handlers", "engine")
 ROOT = Path(__file__).resolve().parent.parent
+_KERNEL = r"^@(?:kernel|shell|handler|feature|intrinsic)\b|\bkernel\(|\bshell\("  # in every file that defines a function to be compiled
 _IMPORT = re.compile(r"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n]+)|import[ \t]+([\w., ]+))", re.M)
 
 
@@ -51,11 +52,11 @@ def imported_modules(text: str, known: dict[str, Path]) -> set[str]:
     return {n for n in imported_names(text) if n in known}
 
 
-def compiled_sources() -> dict[str, str]:
-    """Path from the root -> SHA-256 of every project file that holds a kernel, a strategy or a feature, and of all it imports."""
+def compiled_sources(mark: str = r"transport(?:\.| import )compiled|^@(?:handler|feature)\b") -> dict[str, str]:
+    """Path from the root -> SHA-256 of every project file whose text has `mark`, and of all it imports: what a run's program is."""
     known = _modules()
     texts = {name: path.read_text() for name, path in known.items()}
-    todo = [n for n, text in texts.items() if re.search(r"transport(?:\.| import )compiled|^@(?:handler|feature)\b", text, re.M)]
+    todo = [n for n, text in texts.items() if re.search(mark, text, re.M)]
     reached: set[str] = set()
     while todo:
         name = todo.pop()
@@ -88,9 +89,10 @@ def digest_of(facts: dict[str, str]) -> str:
 
 SOURCES = compiled_sources()
 CODE_HASH = digest_of(SOURCES)
+KERNEL_SOURCES = compiled_sources(_KERNEL)  # fewer: an edit of what is only called from Python leaves the machine code as it is
 TOOLCHAIN = toolchain()
 CACHE_ROOT = Path(os.environ.get("TICKLINE_CACHE") or Path.home() / ".cache" / "tickline")
-CACHE_DIR = CACHE_ROOT / digest_of({**SOURCES, **TOOLCHAIN})[:24]
+CACHE_DIR = CACHE_ROOT / digest_of({**KERNEL_SOURCES, **TOOLCHAIN})[:24]
 
 os.environ["NUMBA_CACHE_DIR"] = str(CACHE_DIR)
 

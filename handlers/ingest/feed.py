@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ Rows = np.ndarray[Any, Any]  # shape (n,), dtype REC, C-contiguous
 
 class Feed(ABC):
     """One source. `chunks` may be called again: it starts over, counters included."""
+
+    kind: ClassVar[str] = "capture"  # what a run's record calls it
 
     def __init__(self, name: str, instruments: Sequence[Instrument]) -> None:
         self.name = name

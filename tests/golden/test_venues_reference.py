@@ -13,7 +13,7 @@ import pytest
 from handlers.domain import reasons
 from handlers.ingest.feed import Feed
 from handlers.ingest.venues.captures import open_feed
-from handlers.ingest.venues.checksums import SignedRule
+from handlers.ingest.venues.signed import SignedRule
 from tests.golden.decoded import reference
 from tests.golden.folding import Books, fold
 from transport.records import BAR, BOOK_DELTA, BOOK_SNAPSHOT, GAP, QUOTE, TRADE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,16 @@ from engine.workers import load_ring_kernels
 from handlers.features.catalogue import INDICATORS
 from handlers.features.declare import BAR_INPUT, Feature
 from handlers.features.feature_set import FeatureSet, run_features, update_features
-from handlers.ingest.venues.levels import write_rows
+from handlers.ingest.venues.checksums import fold_levels, kraken_checksum, okx_checksum, trim
+from handlers.ingest.venues.kraken import Facts, KrakenRule
+from handlers.ingest.venues.levels import MESSAGE, write_rows
+from handlers.ingest.venues.okx import OkxRule
 from handlers.ingest.venues.synthetic import SyntheticFeed
 from handlers.ingest.venues.synthetic_flow import generate
 from handlers.signals.loading import BUILT_IN, compile_step
 from tests.tidy.ir import code_of
 from tests.tidy.source import PACKAGES, functions_of, imports_of, is_compiled, python_files, tree_of
+from transport.instruments import Instrument
 from transport.clock import cycles_now
 from transport.pack import pack_words, unpack_words
 from transport.records import empty
@@ -34,7 +39,8 @@ from transport.reference import copy_run, materialise, take_runs
 COUNTS = frozenset(("NRT_incref", "NRT_decref"))
 WAITS = frozenset(("sched_yield", "usleep"))  # transport/wait.py: a worker that has nothing to do
 LOOPS = {"run_fused": frozenset(), "run_logged": COUNTS, "run_ingest": COUNTS | WAITS, "run_worker": COUNTS | WAITS}
-BESIDE = (write_rows, cycles_now, pack_words, unpack_words, copy_run, materialise, take_runs, market_words, generate)
+SIGNED = (fold_levels, trim, okx_checksum, kraken_checksum)
+BESIDE = (*SIGNED, write_rows, cycles_now, pack_words, unpack_words, copy_run, materialise, take_runs, market_words, generate)
 # Kernels that Python calls and that are not read by themselves: they stand in the loops as well, or never decide anything.
 IN_THE_LOOPS = {"consumer_cell", "head", "load_cell", "push_first", "seek_first", "store_cell", "swap_cell", "tail"}
 NOT_OF_THE_LINE = {"_read_pair", "first_refused", "fold_tops", "merge_rows", "take_what_is_left"}
@@ -64,6 +70,10 @@ def test_a_loop_calls_nothing_off_its_list_and_takes_no_liberty(loops: dict[str,
 def test_the_kernels_of_journal_clock_and_feeds_call_nothing(kernel: Any) -> None:
     MarketHash(["BTCUSDT"]).update(empty(1))  # this and the next are compiled at their first call
     next(iter(SyntheticFeed(seed=1, rows=1000).chunks(1000)))
+    if kernel in SIGNED:
+        instrument = Instrument("BTC-USDT", "okx", Decimal("0.1"), Decimal("0.01"))
+        for rule in (OkxRule(instrument), KrakenRule(Facts(10, 5, 8), instrument)):
+            rule.start(np.zeros(1, MESSAGE)[0], empty(1))
     code = code_of(kernel)
     assert code.foreign() <= COUNTS
     assert not code.flags

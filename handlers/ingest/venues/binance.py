@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 from msgspec import Raw
@@ -19,6 +19,7 @@ from msgspec import Raw
 from handlers.domain.reasons import CONTROL_MESSAGE, MISSING_FIELD, UNFINISHED_BAR, UNKNOWN_STREAM, WRONG_TYPE
 from handlers.ingest.venues.depth import NO_PREVIOUS, DepthRule
 from handlers.ingest.venues.protocol import ABSENT, MS, NOTHING, BookRule, Id, Line, Parsed, Protocol, Refused, ms_ns, quote_of, refusal
+from handlers.ingest.venues.stream import Stream
 from transport.instruments import Instrument
 from transport.records import BAR, BOOK_DELTA, BOOK_SNAPSHOT, BUY, QUOTE, SELL, TRADE
 
@@ -123,14 +124,15 @@ class Binance(Protocol):
     """Spot, USD-M and COIN-M; which of them the messages tell. `snapshot_symbol` is whose REST snapshots are that name no symbol."""
 
     venue = SPOT
+    markets = (SPOT, USDM, COINM)
     url_marks = (b"binance.com", b"binance.vision")
     snapshot_mark = b'"lastUpdateId"'
 
     def __init__(self, instruments: Sequence[Instrument] = (), market: str = "") -> None:
-        super().__init__(instruments)
+        super().__init__(instruments, market)
         self.snapshot_symbol = ""
         self.depth_symbols: list[str] = []
-        self._market = market  # by depth messages, or as it was told
+        self._market = ""  # by depth messages
         self._guess = ""  # by other messages, of fields that one market alone sends
         self._routes: dict[str, Callable[[int, Raw | bytes], Parsed]] = {}
 
@@ -144,11 +146,11 @@ class Binance(Protocol):
         return streamed or message.lastUpdateId >= 0 or message.e in ("trade", "aggTrade", "bookTicker", "depthUpdate", "kline")
 
     def market(self) -> str:
-        return self._market or self._guess or SPOT
+        return self.told_market or self._market or self._guess or SPOT
 
     @property
     def shown(self) -> bool:
-        return bool(self._market or self._guess)
+        return bool(self.told_market or self._market or self._guess)
 
     def fresh(self, instruments: Sequence[Instrument]) -> Protocol:
         found = Binance(instruments, self.market())
@@ -165,8 +167,8 @@ class Binance(Protocol):
                 return (self._route(message.stream)(line.recv, message.data),)
             if message.lastUpdateId >= 0:
                 return (self._snapshot(line, message),)
-            if message.result or message.id:
-                raise Refused(CONTROL_MESSAGE, "answer to a subscription")
+            if message.result or message.id or line.url:
+                raise Refused(CONTROL_MESSAGE, "answer to a request")
             return (self._route("@" + message.e)(line.recv, line.body),)
         except msgspec.ValidationError as error:
             raise refusal(error) from None
@@ -212,7 +214,7 @@ class Binance(Protocol):
         if m.s not in self.depth_symbols and len(self.depth_symbols) < 4096:
             self.depth_symbols.append(m.s)
         place = self.places.of(m.s)
-        futures = self._market != SPOT
+        futures = self.market() != SPOT
         if futures == (m.pu == NO_PREVIOUS):
             raise Refused(MISSING_FIELD if futures else UNKNOWN_STREAM, "`pu`: spot and futures depth in one source")
         if m.U > m.u:
@@ -245,7 +247,7 @@ class Binance(Protocol):
         """`exchangeInfo`: tick and lot by the symbol's filters."""
         if b"/exchangeInfo" not in line.url:
             return
-        market = COINM if b"dapi." in line.url else USDM if b"fapi." in line.url else SPOT
+        market = COINM if b"/dapi/" in line.url else USDM if b"/fapi/" in line.url else SPOT
         for entry in _info.decode(line.body).get("symbols", ()):
             filters = {f["filterType"]: f for f in entry["filters"]}
             tick, lot = Decimal(filters["PRICE_FILTER"]["tickSize"]).normalize(), Decimal(filters["LOT_SIZE"]["stepSize"]).normalize()
@@ -259,3 +261,26 @@ class Binance(Protocol):
         if self.market() == COINM:
             return Instrument(symbol, COINM, tick, lot, quote_of(bare), _CONTRACT_USD.get(bare, Decimal(10)), inverse=True)
         return Instrument(symbol, self.market(), tick, lot, quote_of(bare))
+
+
+class BinanceStream(Stream):
+    """`trade`, `bookTicker` and `depth@100ms` of each symbol over one combined stream; books come by REST, 1,000 levels a side."""
+
+    markets: ClassVar[dict[str, tuple[str, str]]] = {
+        SPOT: ("wss://stream.binance.com:9443", "https://api.binance.com/api/v3"),
+        USDM: ("wss://fstream.binance.com", "https://fapi.binance.com/fapi/v1"),
+        COINM: ("wss://dstream.binance.com", "https://dapi.binance.com/dapi/v1"),
+    }
+
+    def protocol(self) -> Binance:
+        return Binance((), self.market)
+
+    def url(self) -> str:
+        kinds = ("trade", "bookTicker", "depth@100ms")
+        return f"{self.ws_url}/stream?streams=" + "/".join(f"{s.lower()}@{kind}" for s in self.symbols for kind in kinds)
+
+    def instrument_urls(self) -> list[str]:
+        return [f"{self.rest_url}/exchangeInfo"]
+
+    def book_url(self, symbol: str) -> str:
+        return f"{self.rest_url}/depth?symbol={symbol}&limit=1000"

@@ -93,8 +93,8 @@ class Bitmex(Protocol):
     venue = "bitmex"
     url_marks = (b"bitmex.com",)
 
-    def __init__(self, instruments: Sequence[Instrument] = ()) -> None:
-        super().__init__(instruments)
+    def __init__(self, instruments: Sequence[Instrument] = (), market: str = "") -> None:
+        super().__init__(instruments, market)
         self._prices: dict[int, dict[int, Raw]] = {}  # place -> id of a level -> its price
 
     @classmethod

@@ -79,10 +79,11 @@ class Bybit(Protocol):
 
     venue = "bybit"
     url_marks = (b"bybit.com",)
+    sequenced = False
     exact = False
 
-    def __init__(self, instruments: Sequence[Instrument] = ()) -> None:
-        super().__init__(instruments)
+    def __init__(self, instruments: Sequence[Instrument] = (), market: str = "") -> None:
+        super().__init__(instruments, market)
         self._lots = [i.lot for i in instruments]
 
     @classmethod

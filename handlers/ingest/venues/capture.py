@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from handlers.domain import reasons
 from handlers.domain.reasons import (
-    BROKEN_LINE, DEPTH_REFUSED, DEPTH_REPEATED, DEPTH_STALE, HELD_OVERFLOW, SEQUENCE_GAP, SNAPSHOT_STALE, TRUNCATED, UNREADABLE,
+    BEFORE_STREAM, BROKEN_LINE, CONNECTION_LOST, CONTROL_MESSAGE, DEPTH_REFUSED, DEPTH_REPEATED, DEPTH_STALE, HELD_OVERFLOW, SEQUENCE_GAP,
+    SNAPSHOT_STALE, TRUNCATED, UNFINISHED_BAR, UNKNOWN_STREAM, UNKNOWN_SYMBOL, UNREADABLE,
 )  # fmt: skip
 from handlers.ingest.blocks import read_lines
 from handlers.ingest.errors import FeedError, TruncatedError
@@ -30,15 +31,18 @@ from handlers.ingest.feed import Feed, Rows, choose_instruments, split_at_events
 from handlers.ingest.jumps import JUMP_NS, NO_TIME, JumpRule, Times
 from handlers.ingest.venues.capture_lines import Form
 from handlers.ingest.venues.levels import MESSAGE, grid_table, rows_bound, write_rows
-from handlers.ingest.venues.protocol import APPLY, BREAK, REPEATED, STALE, BookRule, Protocol, Refused
+from handlers.ingest.venues.own_lines import LIFE_URL, life
+from handlers.ingest.venues.protocol import APPLY, BREAK, REPEATED, STALE, BookRule, Parsed, Protocol, Refused
 from handlers.ingest.venues.survey import Survey
 from transport.instruments import Instrument
-from transport.records import BOOK_DELTA, BOOK_SNAPSHOT, EVENT_END, GAP, copied, empty
+from transport.records import BOOK_DELTA, BOOK_SNAPSHOT, CONNECTION, DISCONNECTED, EVENT_END, GAP, OVERRUN, copied, empty
 
 BATCH_LINES = 4096
 BATCH_BYTES = 1 << 20  # of lines; keeps a batch of nothing but deep snapshots to some 10 MB of rows
 HELD_MESSAGES_MAX = 2048  # 200 s of spot depth at 100 ms; a recorder fetches its snapshot within one or two
 HELD_ROWS_MAX = 1 << 18
+WATCHED = (BOOK_DELTA, BOOK_SNAPSHOT, CONNECTION, GAP)  # what is not simply passed on
+NOT_OF_A_BOOK = (CONTROL_MESSAGE, UNKNOWN_STREAM, UNKNOWN_SYMBOL, BEFORE_STREAM, UNFINISHED_BAR)  # refused, and no book misses it
 _REFUSED, _SNAPSHOT = 5, 6  # verdicts beside those of a book's rule
 _DROPPED = {STALE: DEPTH_STALE, REPEATED: DEPTH_REPEATED}
 
@@ -163,18 +167,23 @@ class CaptureFeed(Feed):
         fields: list[tuple[int, ...]] = []
         texts: list[Raw | bytes] = []
         for at, (line, recv) in enumerate(zip(lines, times.tolist(), strict=True), first):
-            try:
-                found = self._protocol.parse(self.form.split(line, recv))
-            except Refused as refused:
-                self.count(refused.reason, f"line {at + 1}: {refused}")
-                continue
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-                self.count(BROKEN_LINE, f"line {at + 1}: {error}")
-                continue
-            for parsed in found:
+            for parsed in self._parse(at, line, recv):
                 fields.append((*parsed[:10], at, 0, 0, 0))
                 texts.extend(parsed.texts)
         yield from self._rows_of(fields, texts)
+
+    def _parse(self, at: int, line: bytes, recv: int) -> Sequence[Parsed]:
+        """Events of a line; where it has none to be read, nothing, or that every book is in doubt."""
+        try:
+            split = self.form.split(line, recv)
+            return (life(split, self._protocol.places.known),) if split.url == LIFE_URL else self._protocol.parse(split)
+        except Refused as refused:
+            reason, what = refused.reason, str(refused)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            reason, what = BROKEN_LINE, str(error)
+        self.count(reason, f"line {at + 1}: {what}")
+        harmless = self._protocol.sequenced or reason in NOT_OF_A_BOOK
+        return () if harmless else (Parsed(GAP, -1, max(recv, 0), 0, 0, check=reason),)
 
     def _rows_of(self, fields: list[tuple[int, ...]], texts: list[Raw | bytes]) -> Iterator[Rows]:
         messages = np.array(fields, MESSAGE)
@@ -187,16 +196,21 @@ class CaptureFeed(Feed):
 
     def _let_through(self, messages: Rows, rows: Rows) -> Iterator[Rows]:
         """Cut out what was refused or must wait; all else passes as it is, in long runs."""
-        watched = (messages["refused"] != 0) | (messages["kind"] == BOOK_DELTA) | (messages["kind"] == BOOK_SNAPSHOT)
+        watched = (messages["refused"] != 0) | np.isin(messages["kind"], WATCHED)
         begin = 0
         for m in messages[watched]:
             start, stop = int(m["start"]), int(m["stop"])
+            if m["kind"] == CONNECTION or m["kind"] == GAP:
+                yield rows[begin:stop]
+                begin = stop
+                yield from self._doubt_all(m)
+                continue
             verdict = self._verdict(m, rows[start:stop])
             pushed_out = self._rules[m["place"]].dropped() if verdict == APPLY else None
             if verdict == APPLY and pushed_out is None:
                 continue
             if pushed_out is not None:
-                rows[stop - 1]["flags"] &= ~EVENT_END  # the event goes on with the levels it pushed out
+                rows["flags"][stop - 1] &= 255 - EVENT_END  # the event goes on with the levels it pushed out
                 yield rows[begin:stop]
                 yield self._removal(pushed_out, rows[stop - 1])
                 begin = stop
@@ -213,6 +227,18 @@ class CaptureFeed(Feed):
         self.messages += len(messages) - int(np.count_nonzero(messages["refused"]))
         if begin < len(rows):
             yield rows[begin:]
+
+    def _doubt_all(self, m: np.void) -> Iterator[Rows]:
+        """Where a connection ended, or lost messages, or what could not be read may have been any book's: no book is known any more."""
+        if m["kind"] == CONNECTION and m["side"] not in (DISCONNECTED, OVERRUN):
+            return
+        for place, rule in enumerate(self._rules):
+            for message in self._held[place].take():
+                self.count(DEPTH_REFUSED, f"{_where(message.rows)}: no snapshot came for it")
+            if not rule.waiting:
+                expected = rule.last
+                rule.lose()
+                yield self._gap(m, CONNECTION_LOST if m["kind"] == CONNECTION else int(m["check"]), expected, 0, place)
 
     def _verdict(self, m: np.void, rows: Rows) -> int:
         if m["refused"]:
@@ -278,18 +304,24 @@ class CaptureFeed(Feed):
             if not held.gap_told:
                 yield self._gap(m, SEQUENCE_GAP, rule.last, int(m["first_seq"]))
 
-    def _gap(self, m: np.void, reason: int, expected: int, got: int) -> Rows:
-        """The record that says that the book is not to be believed from message `m` on."""
-        place = int(m["place"])
+    def _gap(self, m: np.void, reason: int, expected: int, got: int, place: int = -1) -> Rows:
+        """The record that says that a book, of the instrument of message `m` unless said, is not to be believed from it on."""
+        place = int(m["place"]) if place < 0 else place
         self._held[place].gap_told = True
         row = empty(1)
-        for field in ("ts_event_ns", "ts_recv_ns", "venue_seq"):
+        for field in ("ts_event_ns", "ts_recv_ns"):
             row[field] = m[field]
+        row["venue_seq"] = 0 if m["kind"] == CONNECTION else m["venue_seq"]
         row["origin"], row["instrument_id"] = m["line"], self.ids[place]
         row["kind"], row["flags"], row["source_id"] = GAP, EVENT_END, self.source_id
         row["expected_seq"], row["got_seq"], row["lost"], row["reason"] = expected, got, -1, reason  # ids count updates, not messages
-        self.count(reason, f"line {int(m['line']) + 1}: expected {expected}, got {got}")
+        if m["kind"] != GAP:  # else it is counted already
+            self.count(reason, f"line {int(m['line']) + 1}: expected {expected}, got {got}")
+        self._ask_again(place, reason)
         return row
+
+    def _ask_again(self, place: int, reason: int) -> None:
+        """A book was lost: a live feed asks the venue for it."""
 
 
 def _where(rows: Rows) -> str:

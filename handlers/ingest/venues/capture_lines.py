@@ -1,6 +1,6 @@
 """How a line of a capture is written: the receive time, where the body came from, and the body itself, taken apart.
 
-    <receive ns> <JSON>                      what `tickline record` writes, and common recorders of one stream
+    <receive ns> <JSON>                      what `tickline record` writes, its own lines between; common recorders of one stream
     <receive s>: <JSON>                      cryptofeed: received on the websocket
     <url> -> <receive s>: <JSON>             a REST answer
     <url> <- <s>: <JSON>, <url> <-> <s>      what the recorder sent, and that it connected: no market data
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from handlers.domain.reasons import BROKEN_LINE, CONTROL_MESSAGE, DOC, TIME_JUMP, TIME_OUT_OF_RANGE
 from handlers.ingest.feed import YEAR_2000_NS, YEAR_2100_NS
 from handlers.ingest.jumps import JUMPED, NO_TIME
+from handlers.ingest.venues.own_lines import MARK, opened
 from handlers.ingest.venues.protocol import Line, Refused
 
 _SECONDS = re.compile(rb"(\d{1,12})(?:\.(\d{1,9}))?")
@@ -46,7 +47,7 @@ class Nanoseconds(Form):
         stamp, _, body = line.partition(b" ")
         if recv < 0:
             raise _timeless(stamp, recv, stamp.isdigit())
-        return Line(recv, b"", body)
+        return opened(recv, body) if body.startswith(MARK) else Line(recv, b"", body)
 
 
 class Cryptofeed(Form):

@@ -19,6 +19,7 @@ from handlers.ingest.venues.dbn import DbnFeed
 from handlers.ingest.venues.dbn_files import MAGIC
 from handlers.ingest.venues.kraken import Kraken
 from handlers.ingest.venues.okx import Okx
+from handlers.ingest.venues.own_lines import MARK, read
 from handlers.ingest.venues.protocol import Protocol, Refused
 from handlers.ingest.venues.survey import survey_capture
 from transport.instruments import Instrument
@@ -74,6 +75,8 @@ def _whose(paths: Sequence[Path]) -> tuple[Form, Protocol]:
 
 def _protocol_of(lines: Sequence[bytes], form: Form) -> type[Protocol] | None:
     for text in lines:
+        if MARK in text[:64]:
+            return _protocol_named(text)
         for protocol in PROTOCOLS:
             if any(mark in text[:512].partition(b": ")[0] for mark in protocol.url_marks):
                 return protocol
@@ -85,6 +88,15 @@ def _protocol_of(lines: Sequence[bytes], form: Form) -> type[Protocol] | None:
         if len(claimed) == 1:
             return claimed[0]
     return None
+
+
+def _protocol_named(text: bytes) -> type[Protocol] | None:
+    """The protocol of a capture that says whose it is."""
+    try:
+        venue = read(text.partition(b" ")[2]).venue
+    except Refused:
+        return None
+    return next((p for p in PROTOCOLS if venue == p.venue or venue in p.markets), None)
 
 
 def feed_files(spec: str) -> list[Path]:

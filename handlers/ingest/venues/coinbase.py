@@ -7,9 +7,10 @@ websocket feed documentation (2021).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 from msgspec import Raw
@@ -19,6 +20,7 @@ from handlers.ingest.venues.depth import SnapshotRule
 from handlers.ingest.venues.protocol import (
     ABSENT, NOTHING, BookRule, Id, Line, Parsed, Protocol, Refused, iso_ns, levels_text, refusal, side_of,
 )  # fmt: skip
+from handlers.ingest.venues.stream import Stream
 from transport.instruments import Instrument
 from transport.records import BOOK_DELTA, BOOK_SNAPSHOT, BUY, SELL, TRADE
 
@@ -51,6 +53,7 @@ class Coinbase(Protocol):
 
     venue = "coinbase"
     url_marks = (b"coinbase.com",)
+    sequenced = False
 
     @classmethod
     def claims(cls, body: bytes) -> bool:
@@ -96,3 +99,27 @@ class Coinbase(Protocol):
         for entry in _answer.decode(line.body):
             tick, lot = Decimal(entry["quote_increment"]).normalize(), Decimal(entry["base_increment"]).normalize()
             yield Instrument(entry["id"], self.venue, tick, lot, entry["quote_currency"])
+
+
+class CoinbaseStream(Stream):
+    """`matches` and `level2_batch` (level2 in batches of 50 ms, without authentication) of each product; a snapshot begins each subscription."""
+
+    markets: ClassVar[dict[str, tuple[str, str]]] = {"coinbase": ("wss://ws-feed.exchange.coinbase.com", "https://api.exchange.coinbase.com")}
+
+    def protocol(self) -> Coinbase:
+        return Coinbase((), self.market)
+
+    def url(self) -> str:
+        return self.ws_url
+
+    def instrument_urls(self) -> list[str]:
+        return [f"{self.rest_url}/products"]
+
+    def greetings(self) -> list[str]:
+        return [self._say("subscribe", ["matches", "level2_batch", "heartbeat"], self.symbols)]
+
+    def book_messages(self, symbol: str) -> list[str]:
+        return [self._say(op, ["level2_batch"], (symbol,)) for op in ("unsubscribe", "subscribe")]
+
+    def _say(self, op: str, channels: list[str], symbols: Sequence[str]) -> str:
+        return json.dumps({"type": op, "product_ids": list(symbols), "channels": channels})

@@ -6,19 +6,22 @@ checksum" among it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
 from msgspec import Raw
 
 from handlers.domain.reasons import CONTROL_MESSAGE, MISSING_FIELD, UNKNOWN_STREAM, WRONG_TYPE
-from handlers.ingest.venues.checksums import NO_PREVIOUS, SignedRule, kraken_checksum
+from handlers.ingest.venues.checksums import kraken_checksum
 from handlers.ingest.venues.protocol import (
     NO_CHECK, NOTHING, BookRule, Line, Parsed, Protocol, Refused, refusal, seconds_ns, side_of,
 )  # fmt: skip
+from handlers.ingest.venues.stream import Stream
+from handlers.ingest.venues.signed import NO_PREVIOUS, SignedRule
 from transport.instruments import Instrument
 from transport.records import BOOK_DELTA, BOOK_SNAPSHOT, QUOTE, TRADE
 
@@ -82,8 +85,8 @@ class Kraken(Protocol):
     venue = "kraken"
     url_marks = (b"kraken.com",)
 
-    def __init__(self, instruments: Sequence[Instrument] = ()) -> None:
-        super().__init__(instruments)
+    def __init__(self, instruments: Sequence[Instrument] = (), market: str = "") -> None:
+        super().__init__(instruments, market)
         self._facts: dict[int, Facts] = {}
 
     @classmethod
@@ -159,3 +162,28 @@ class Kraken(Protocol):
             if entry.get("wsname"):
                 tick, lot = (Decimal(1).scaleb(-int(entry[key])) for key in ("pair_decimals", "lot_decimals"))
                 yield Instrument(entry["wsname"], self.venue, tick, lot, entry["wsname"].partition("/")[2])
+
+
+class KrakenStream(Stream):
+    """`trade`, `ticker` and `book` (1,000 levels) of each pair; who subscribes to `book` anew gets a snapshot."""
+
+    markets: ClassVar[dict[str, tuple[str, str]]] = {"kraken": ("wss://ws.kraken.com", "https://api.kraken.com/0")}
+
+    def protocol(self) -> Kraken:
+        return Kraken((), self.market)
+
+    def url(self) -> str:
+        return self.ws_url
+
+    def instrument_urls(self) -> list[str]:
+        return [f"{self.rest_url}/public/AssetPairs"]
+
+    def greetings(self) -> list[str]:
+        return [self._say("subscribe", channel, *self.symbols) for channel in ("trade", "ticker", "book")]
+
+    def book_messages(self, symbol: str) -> list[str]:
+        return [self._say(event, "book", symbol) for event in ("unsubscribe", "subscribe")]
+
+    def _say(self, event: str, channel: str, *symbols: str) -> str:
+        subscription: dict[str, Any] = {"name": channel} | ({"depth": DEPTH_MAX} if channel == "book" else {})
+        return json.dumps({"event": event, "pair": list(symbols), "subscription": subscription})

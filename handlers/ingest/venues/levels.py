@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 
 from handlers.domain.reasons import NOT_A_NUMBER, NOT_POSITIVE, OUT_OF_INT64, PRICE_OFF_GRID, QTY_OFF_GRID
 from transport.compiled import I64, ROWS_T, array_t, kernel
-from transport.records import ASK, BAR, BID, BOOK_SNAPSHOT, EVENT_END, EVENT_FIRST, QUOTE, SET, STATUS, TRADE
+from transport.records import (
+    ASK, BAR, BID, BOOK_SNAPSHOT, CONNECTION, EVENT_END, EVENT_FIRST, GAP, NO_INSTRUMENT, QUOTE, SET, STATUS, TRADE,
+)  # fmt: skip
 
 MESSAGE = np.dtype(
     [
@@ -357,6 +359,23 @@ def write_status(m: Any, grid: Any, rows: Any, row: Any) -> Any:
 
 
 @kernel
+def write_life(m: Any, grids: Any, rows: Any, row: Any) -> Any:
+    """A step of the connection: one row, no text; of no instrument where place is -1."""
+    r = rows[row]
+    stamp(r, m, grids[max(m.place, 0)], 0)
+    if m.place < 0:
+        r.instrument_id = NO_INSTRUMENT
+    r.venue_seq = 0
+    r.action = m.side
+    r.connection = m.first_seq
+    r.attempt = m.prev_seq
+    r.code = m.venue_seq
+    r.lost = m.check
+    r.flags = EVENT_END
+    return row + 1, 0
+
+
+@kernel
 def end_event(messages: Any, i: Any, rows: Any) -> None:
     """The last message of a venue's was refused: what was written of it ends there."""
     k = i - 1
@@ -385,6 +404,10 @@ def write_rows(text: Any, cuts: Any, messages: Any, grids: Any, rows: Any) -> An
             row, why = write_bar(text, span, m, grids[m.place], rows, row)
         elif m.kind == STATUS:
             row, why = write_status(m, grids[m.place], rows, row)
+        elif m.kind == CONNECTION:
+            row, why = write_life(m, grids, rows, row)
+        elif m.kind == GAP:
+            why = 0  # of every book: made by whoever knows which of them are followed
         else:
             row, why = write_depth(text, span, m, grids[m.place], rows, row)
         m.refused = why

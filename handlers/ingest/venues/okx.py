@@ -6,19 +6,22 @@ where they stand.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import Meta, Raw
 
 from handlers.domain.reasons import CONTROL_MESSAGE, UNKNOWN_STREAM, WRONG_TYPE
-from handlers.ingest.venues.checksums import NO_PREVIOUS, SignedRule, okx_checksum
+from handlers.ingest.venues.checksums import okx_checksum
 from handlers.ingest.venues.levels import grid_step
 from handlers.ingest.venues.protocol import (
     NO_CHECK, NOTHING, BookRule, Line, Parsed, Protocol, Refused, refusal, side_of, text_ms_ns, trade_id,
 )  # fmt: skip
+from handlers.ingest.venues.stream import Stream
+from handlers.ingest.venues.signed import NO_PREVIOUS, SignedRule
 from transport.instruments import Instrument
 from transport.records import BOOK_DELTA, BOOK_SNAPSHOT, QUOTE, TRADE
 
@@ -171,6 +174,38 @@ class Okx(Protocol):
             size = Decimal(entry.get("ctVal") or 1) * Decimal(entry.get("ctMult") or 1)
             tick, lot = Decimal(entry["tickSz"]), Decimal(entry["lotSz"])
             yield Instrument(entry["instId"], self.venue, tick, lot, quote, size, inverse=inverse)
+
+
+class OkxStream(Stream):
+    """`trades`, `tickers` and `books` of each symbol; who subscribes to `books` anew gets a snapshot."""
+
+    markets: ClassVar[dict[str, tuple[str, str]]] = {"okx": ("wss://ws.okx.com:8443/ws/v5/public", "https://www.okx.com/api/v5")}
+    ping_s = 20.0  # the venue closes what was silent for 30
+
+    def protocol(self) -> Okx:
+        return Okx((), self.market)
+
+    def url(self) -> str:
+        return self.ws_url
+
+    def instrument_urls(self) -> list[str]:
+        kinds = sorted({"SWAP" if s.endswith("-SWAP") else "FUTURES" if s.count("-") == 2 else "SPOT" for s in self.symbols})
+        return [f"{self.rest_url}/public/instruments?instType={kind}" for kind in kinds]
+
+    def greetings(self) -> list[str]:
+        return [self._say("subscribe", channel, *self.symbols) for channel in ("trades", "tickers", "books")]
+
+    def book_messages(self, symbol: str) -> list[str]:
+        return [self._say(op, "books", symbol) for op in ("unsubscribe", "subscribe")]
+
+    def _say(self, op: str, channel: str, *symbols: str) -> str:
+        return json.dumps({"op": op, "args": [{"channel": channel, "instId": s} for s in symbols]})
+
+    def ping(self) -> str:
+        return "ping"
+
+    def is_pong(self, message: bytes) -> bool:
+        return message == b"pong"
 
 
 def _side(text: Raw) -> Raw | bytes:

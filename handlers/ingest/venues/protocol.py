@@ -57,6 +57,7 @@ class Parsed(NamedTuple):
               BOOK_DELTA, BOOK_SNAPSHOT: texts 0 and 2 are arrays of bids and of asks, each level an array [price, quantity, …]
               BAR: text 0 is the array [open, high, low, close], text 1 the volume, text 2 price times quantity summed, or nothing
               STATUS: no texts; `first` is the venue's code, `side` the neutral action
+              CONNECTION, GAP: no texts; of the recorder's own lines, and where something unreadable may have been of any book
     place     of the instrument in the feed's table
     times     `event` in ns by the venue's clock, 0 where it says none
     numbers   `seq` the venue's sequence number or trade id, 0 where it has none; `first` and `previous` as the rule of the venue's
@@ -146,12 +147,16 @@ class Protocol(ABC):
     """One venue's messages. Raises nothing but Refused from `parse`."""
 
     venue: ClassVar[str]
+    markets: ClassVar[tuple[str, ...]] = ()  # `venue` of its instruments, where the venue has several
     url_marks: ClassVar[tuple[bytes, ...]]  # in the URLs of its captures
     snapshot_mark: ClassVar[bytes] = b""  # near the start of a message that holds a whole book
     exact: ClassVar[bool] = True  # numbers are decimals as the venue counts; else binary floats, to be put on the grid by `parse`
 
-    def __init__(self, instruments: Sequence[Instrument] = ()) -> None:
+    sequenced: ClassVar[bool] = True  # a book message that is missing shows in the next one; else one that cannot be read ends the books
+
+    def __init__(self, instruments: Sequence[Instrument] = (), market: str = "") -> None:
         self.places = Places(i.symbol for i in instruments)
+        self.told_market = market  # empty: the messages will tell
 
     @classmethod
     @abstractmethod
@@ -177,7 +182,7 @@ class Protocol(ABC):
 
     def fresh(self, instruments: Sequence[Instrument]) -> Protocol:
         """One that has parsed nothing yet, of the market that this one has seen, with `instruments` in their places."""
-        return type(self)(instruments)
+        return type(self)(instruments, self.market())
 
     def market(self) -> str:
         """Which of the venue's markets the messages parsed so far are of: the `venue` of its instruments."""

@@ -19,6 +19,7 @@ from handlers.ingest.blocks import read_lines
 from handlers.ingest.errors import FeedError, NotAFeedError
 from handlers.ingest.jumps import NO_TIME
 from handlers.ingest.venues.capture_lines import Form
+from handlers.ingest.venues.own_lines import MARK, OwnLine, read
 from handlers.ingest.venues.protocol import Line, Parsed, Places, Protocol, Refused
 from transport.instruments import Instrument
 from transport.records import BAR, BOOK_DELTA, BOOK_SNAPSHOT, QUOTE, TRADE
@@ -79,6 +80,10 @@ def survey_capture(paths: Sequence[Path], form: Form, protocol: Protocol) -> Sur
             break
     for path in paths:
         described |= {i.symbol: i for i in _beside(path, form, protocol)}
+    recorded = _recorded(paths[0])
+    if recorded is not None and all(s in described for s in recorded.symbols):  # our own capture: what the session knew
+        protocol.told_market = recorded.venue
+        return Survey(protocol, recorded.venue, {s: described[s] for s in recorded.symbols})
     if not decimals or not protocol.shown:
         raise NotAFeedError(f"{paths[0].name} shows no trade, quote or book message of {protocol.venue} in its first {SCAN_LINES} lines")
     _look_at_unnamed(protocol, unnamed, decimals)
@@ -106,6 +111,18 @@ def _places(step: Decimal) -> int:
     exponent = step.normalize().as_tuple().exponent
     assert isinstance(exponent, int)
     return max(0, -exponent)
+
+
+def _recorded(path: Path) -> OwnLine | None:
+    """The first line of a capture that `tickline record` wrote."""
+    for text in _readable(path):
+        body = text.partition(b" ")[2]
+        try:
+            own = read(body) if body.startswith(MARK) else None
+        except Refused:
+            return None
+        return own if own is not None and own.tickline == "capture" else None
+    return None
 
 
 def _look_at_unnamed(protocol: Protocol, unnamed: Line | None, decimals: dict[int, tuple[int, int]]) -> None:

@@ -1,0 +1,128 @@
+"""A live source as a feed: the lines it takes, decoded by the code that decodes captures, and written to a capture as they are taken."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from handlers.domain.reasons import CONNECTION_LOST
+from handlers.ingest.errors import FeedError
+from handlers.ingest.feed import Rows, split_at_events
+from handlers.ingest.venues.binance import BinanceStream
+from handlers.ingest.venues.capture import BATCH_LINES, CaptureFeed
+from handlers.ingest.venues.capture_lines import Nanoseconds
+from handlers.ingest.venues.coinbase import CoinbaseStream
+from handlers.ingest.venues.kraken import KrakenStream
+from handlers.ingest.venues.live import LiveSource
+from handlers.ingest.venues.okx import OkxStream
+from handlers.ingest.venues.protocol import Refused
+from handlers.ingest.venues.stream import Stream
+from handlers.ingest.venues.survey import Survey
+from transport.instruments import Instrument
+from transport.records import empty
+
+STREAMS: tuple[type[Stream], ...] = (BinanceStream, OkxStream, KrakenStream, CoinbaseStream)
+SYMBOLS_MAX = 100  # of one connection; Binance takes 1,024 streams, three a symbol
+
+
+def stream_of(market: str, symbols: Sequence[str], ws_url: str = "", rest_url: str = "") -> Stream:
+    """The stream of a market by its name; raises FeedError in words."""
+    for stream in STREAMS:
+        if market in stream.markets:
+            if not symbols or len(symbols) > SYMBOLS_MAX or len(set(symbols)) < len(symbols):
+                raise FeedError(f"{market}: a connection takes 1 to {SYMBOLS_MAX} symbols, each once")
+            return stream(market, symbols, ws_url, rest_url)
+    known = ", ".join(m for stream in STREAMS for m in stream.markets)
+    raise FeedError(f"no live venue {market!r}; there are {known}")
+
+
+class CaptureWriter:
+    """A capture as it grows: `<receive ns> <body>` a line, gzip where the name ends in .gz; `flush` gives it to the system."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises FeedError where there is a file already, or none can be."""
+        try:
+            self._file: Any = gzip.open(path, "xb", 1) if path.suffix == ".gz" else path.open("xb")  # noqa: SIM115
+        except OSError as error:
+            raise FeedError(f"{path} cannot be written: {error.strerror or error}") from error
+
+    def write(self, lines: Sequence[tuple[int, bytes]]) -> None:
+        self._file.write(b"".join(b"%d %b\n" % line for line in lines))
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class LiveFeed(CaptureFeed):
+    """One live connection, of the instruments the venue describes, or the configuration instead. `chunks` goes on until the source is stopped; an empty window says that nothing came, see `quiet_ns`."""
+
+    kind: ClassVar[str] = "live"
+
+    def __init__(self, source: LiveSource, capture: CaptureWriter | None, instruments: Sequence[Instrument] = ()) -> None:
+        """Asks the venue for its instruments, which blocks; raises FeedError where it does not know a symbol, or does not answer."""
+        stream = source.stream
+        source.fetch_instruments()
+        self.source, self._capture = source, capture
+        self._early, _, _ = source.take(BATCH_LINES)  # what tells the instruments
+        self.quiet_ns = 0
+        configured = {i.symbol: i for i in instruments if i.venue == stream.market}
+        described = {symbol: configured.get(symbol, i) for symbol, i in self._described(stream).items()}
+        super().__init__(stream.market, [Path(stream.market)], Nanoseconds(), Survey(stream.protocol(), stream.market, described), ())
+
+    def _described(self, stream: Stream) -> dict[str, Instrument]:
+        form, protocol = Nanoseconds(), stream.protocol()
+        found: dict[str, Instrument] = {}
+        for recv, body in self._early:
+            try:
+                described = protocol.instruments(form.split(b"%d %b" % (recv, body), recv))
+                found |= {i.symbol: i for i in described if i.symbol in stream.symbols and i.venue == stream.market}
+            except Refused:
+                continue
+            except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+                raise FeedError(f"{stream.market}: its description of instruments cannot be read: {error!r}") from error
+        missing = [s for s in stream.symbols if s not in found]
+        if missing:
+            raise FeedError(f"{stream.market} has no symbol {missing[0]}")
+        return {s: found[s] for s in stream.symbols}
+
+    def chunks(self, rows_max: int) -> Iterator[Rows]:
+        self.restart()
+        lines = self._early
+        self.source.start()
+        ended = False
+        while not ended or lines:
+            if lines:
+                yield from self._take(lines, rows_max)
+            else:
+                yield empty(0)
+            lines, self.quiet_ns, ended = self.source.take(BATCH_LINES)
+        if self._capture is not None:
+            self._capture.close()
+
+    def _take(self, lines: list[tuple[int, bytes]], rows_max: int) -> Iterator[Rows]:
+        """Write lines down, then decode them: what the line has seen is in the capture."""
+        if self._capture is not None:
+            self._capture.write(lines)
+            self._capture.flush()
+        first = self.lines
+        self.lines += len(lines)
+        times = np.array([recv for recv, _ in lines], np.int64)
+        texts = [b"%d %b" % line for line in lines]
+        for rows in self._decode(first, texts, times):
+            yield from split_at_events(rows, rows_max)
+
+    def _ask_again(self, place: int, reason: int) -> None:
+        if reason != CONNECTION_LOST:  # a new connection brings its books
+            self.source.resync(self.instruments[place].symbol)
+
+    def receive_times(self) -> NDArray[np.int64]:
+        """None: what has come cannot be read a second time; its capture can."""
+        return np.zeros(0, np.int64)
