@@ -15,9 +15,9 @@ BENCHES := $(patsubst perf/%.py,perf.%,$(wildcard perf/bench_*.py)) perf.run_lin
 # Runs $(2) as the step named $(1) and says how long it took.
 step = @echo "== $(1)"; began=$$(date +%s); $(2); echo "== $(1): $$(($$(date +%s) - began)) s"
 
-.PHONY: help setup demo test lint unit line parts bounds bench peers regression long lock clean
+.PHONY: help setup demo test lint unit line parts bounds bench peers regression long fuzz lock clean
 help:
-	@echo "make demo | test | lint | bench | peers | regression | long | lock | clean"
+	@echo "make demo | test | lint | bench | peers | regression | long | fuzz | lock | clean"
 
 setup: $(SETUP)
 $(SETUP): pyproject.toml constraints.txt
@@ -73,6 +73,12 @@ long: $(SETUP)
 	$(call step,ring litmus,TICKLINE_LONG=1 $(BIN)/python -m pytest -q tests/concurrency)
 	$(call step,properties,TICKLINE_EXAMPLES=10000 $(BIN)/python -m pytest -q tests/property)
 	$(call step,seeds,TICKLINE_SEEDS=20 $(BIN)/python -m pytest -q tests/unit tests/sim tests/golden)
+
+# Damaged files of a format through its decoder, guided by coverage; the formats are in tests/fuzz_feeds.py.
+FORMAT ?= dbn
+FUZZ_SECONDS ?= 60
+fuzz: $(SETUP)
+	@$(BIN)/python -m tests.fuzz_feeds $(FORMAT) --seconds $(FUZZ_SECONDS)
 
 # Pins what a fresh environment resolves to today.
 lock:

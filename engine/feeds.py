@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from engine.errors import ConfigError
@@ -124,8 +125,8 @@ def _is_tape(path: Path) -> bool:
         return file.read(len(MAGIC)) == MAGIC
 
 
-def open_one(spec: str, instruments: Sequence[Instrument]) -> OpenFeed:
-    """Open a feed by what it is; raises FeedError in words a user understands."""
+def open_one(spec: str, instruments: Sequence[Instrument], known: Sequence[Instrument] = ()) -> OpenFeed:
+    """Open a feed by what it is; `known` as `open_feed` takes it; raises FeedError in words a user understands."""
     if spec.startswith(SYNTHETIC):
         return _synthetic(spec)
     path = Path(spec)
@@ -140,20 +141,27 @@ def open_one(spec: str, instruments: Sequence[Instrument]) -> OpenFeed:
             return OpenFeed(spec, run.instruments, run=(run.input_log(), run.instruments))
     except (TransportError, OSError) as error:
         raise NotAFeedError(f"{spec}: {error}") from error
-    feed = open_feed(spec, instruments)
+    feed = open_feed(spec, instruments, known)
     return OpenFeed(spec, tuple(feed.instruments), decoder=feed)
 
 
 def open_feeds(specs: Sequence[str], configured: Sequence[Instrument]) -> tuple[list[OpenFeed], tuple[Instrument, ...]]:
     """Every feed and the run's instrument table: each feed's in order, a name once.
 
-    A configured instrument replaces what a capture suggests; tapes, runs and the generator have rows on grids of their own.
+    A configured instrument replaces what a capture suggests, and what definitions state in one of the feeds replaces what the prices of
+    another suggest; tapes, runs and the generator have rows on grids of their own.
     """
     if not specs:
         raise FeedError("no feed given")
     if len(specs) > FEEDS_MAX:
         raise FeedError(f"{len(specs)} feeds; a line takes at most {FEEDS_MAX}")
-    return bound([open_one(spec, configured) for spec in specs])
+    feeds = [open_one(spec, configured) for spec in specs]
+    stated = [i for feed in feeds if feed.decoder is not None for i in feed.decoder.defined]
+    if stated:
+        feeds = [
+            feed if feed.decoder is None or feed.decoder.defined else open_one(feed.spec, configured, stated) for feed in feeds
+        ]
+    return bound(feeds)
 
 
 def bound(feeds: list[OpenFeed]) -> tuple[list[OpenFeed], tuple[Instrument, ...]]:
@@ -167,6 +175,8 @@ def bound(feeds: list[OpenFeed]) -> tuple[list[OpenFeed], tuple[Instrument, ...]
                     f"{instrument.name}: two feeds give it different ticks or lots; describe it in [[instrument]] of the configuration, "
                     "of a tape when it is imported"
                 )
+            if instrument.book == "l3":  # one feed has its orders, whatever the others have of it
+                table[instrument.name] = msgspec.structs.replace(before, book="l3")
     for index, feed in enumerate(feeds):
         feed.bind(tuple(table.values()), index)
     return feeds, tuple(table.values())

@@ -62,6 +62,12 @@ def _next_member(path: Path, chunk: bytes) -> Any:
 
 def read_lines(path: Path) -> Iterator[bytes]:
     """Yield lines without their end; a last line cut off with its file is not one. Raises what `read_blocks` raises."""
+    for lines in read_line_lists(path):
+        yield from lines
+
+
+def read_line_lists(path: Path) -> Iterator[list[bytes]]:
+    """`read_lines`, a block's lines at a time."""
     tail = b""
     for block in read_blocks(path):
         lines = block.split(b"\n")
@@ -72,9 +78,9 @@ def read_lines(path: Path) -> Iterator[bytes]:
             continue
         lines[0] = tail + lines[0]
         tail = lines.pop()
-        yield from lines
+        yield lines
     if tail:
-        yield tail
+        yield [tail]
 
 
 def read_head(path: Path, size: int) -> bytes:

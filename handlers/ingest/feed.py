@@ -28,6 +28,7 @@ Rows = np.ndarray[Any, Any]  # shape (n,), dtype REC, C-contiguous
 class Feed(ABC):
     """One source. `chunks` may be called again: it starts over, counters included."""
 
+    defined: tuple[Instrument, ...] = ()  # whose grids the source itself states; a feed of the same instruments is read by them
     kind: ClassVar[str] = "capture"  # what a run's record calls it
 
     def __init__(self, name: str, instruments: Sequence[Instrument]) -> None:

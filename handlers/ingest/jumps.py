@@ -26,7 +26,7 @@ JUMPED = -2  # refused
 Times = NDArray[np.int64]  # receive time in ns of each line of a source, or NO_TIME
 
 
-def jumps(times: Times, feed_ns: int) -> NDArray[np.bool_]:
+def jumps(times: Times, feed_ns: int, jump_ns: int = JUMP_NS) -> NDArray[np.bool_]:
     """Which of `times`, with which the source ends, are refused; `feed_ns` is the greatest time accepted before them, or NO_TIME."""
     timed = np.flatnonzero(times != NO_TIME)
     known = times[timed]
@@ -35,10 +35,10 @@ def jumps(times: Times, feed_ns: int) -> NDArray[np.bool_]:
     follows[near] = known[near + 1]
     refused = np.zeros(len(times), np.bool_)
     at = 0
-    for i in np.flatnonzero(follows < known - JUMP_NS).tolist():
+    for i in np.flatnonzero(follows < known - jump_ns).tolist():
         feed_ns = max(feed_ns, int(known[at:i].max(initial=NO_TIME)))
         alone = feed_ns == follows[i] == NO_TIME
-        refused[timed[i]] = known[i] > feed_ns + JUMP_NS and not alone
+        refused[timed[i]] = known[i] > feed_ns + jump_ns and not alone
         at = i + int(refused[timed[i]])  # an accepted one counts among those before the next
     return refused
 
@@ -46,7 +46,9 @@ def jumps(times: Times, feed_ns: int) -> NDArray[np.bool_]:
 class JumpRule:
     """The rule along one source, given in batches; how it is cut into them does not show."""
 
-    def __init__(self) -> None:
+    def __init__(self, jump_ns: int = JUMP_NS) -> None:
+        """`jump_ns` is longer for a source that has a line now and then: of daily bars each is a jump of a day, on Mondays of three."""
+        self._jump_ns = jump_ns
         self.feed_ns = NO_TIME  # greatest time accepted
 
     def settle(self, times: Times, final: bool) -> Times:
@@ -55,7 +57,7 @@ class JumpRule:
         The rest, one line that waits to be confirmed and what cannot be read behind it, at most CONFIRM_LINES in all, is to be
         given again, in front of what follows it.
         """
-        told = np.where(jumps(times, self.feed_ns), JUMPED, times)
+        told = np.where(jumps(times, self.feed_ns, self._jump_ns), JUMPED, times)
         if not final:
             told = told[: self._waiting(times, told)]
         self.feed_ns = max(self.feed_ns, int(told.max(initial=NO_TIME)))
@@ -68,4 +70,4 @@ class JumpRule:
             return len(times)
         last = int(timed[-1])
         before = max(self.feed_ns, int(told[:last].max(initial=NO_TIME)))
-        return last if times[last] > before + JUMP_NS else len(times)
+        return last if times[last] > before + self._jump_ns else len(times)

@@ -21,6 +21,8 @@ from handlers.features.catalogue import INDICATORS
 from handlers.features.declare import BAR_INPUT, Feature
 from handlers.features.feature_set import FeatureSet, run_features, update_features
 from handlers.ingest.venues.checksums import fold_levels, kraken_checksum, okx_checksum, trim
+from handlers.ingest.venues.dbn_levels import write_levels
+from handlers.ingest.venues.dbn_walk import find_records
 from handlers.ingest.venues.kraken import Facts, KrakenRule
 from handlers.ingest.venues.levels import MESSAGE, write_rows
 from handlers.ingest.venues.okx import OkxRule
@@ -40,7 +42,10 @@ COUNTS = frozenset(("NRT_incref", "NRT_decref"))
 WAITS = frozenset(("sched_yield", "usleep"))  # transport/wait.py: a worker that has nothing to do
 LOOPS = {"run_fused": frozenset(), "run_logged": COUNTS, "run_ingest": COUNTS | WAITS, "run_worker": COUNTS | WAITS}
 SIGNED = (fold_levels, trim, okx_checksum, kraken_checksum)
-BESIDE = (*SIGNED, write_rows, cycles_now, pack_words, unpack_words, copy_run, materialise, take_runs, market_words, generate)
+BESIDE = (
+    *SIGNED, write_rows, write_levels, find_records, cycles_now, pack_words, unpack_words, copy_run, materialise, take_runs, market_words,
+    generate,
+)  # fmt: skip
 # Kernels that Python calls and that are not read by themselves: they stand in the loops as well, or never decide anything.
 IN_THE_LOOPS = {"consumer_cell", "head", "load_cell", "push_first", "seek_first", "store_cell", "swap_cell", "tail"}
 NOT_OF_THE_LINE = {"_read_pair", "first_refused", "fold_tops", "merge_rows", "take_what_is_left"}

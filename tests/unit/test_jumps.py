@@ -14,7 +14,7 @@ import zstandard
 from handlers.domain import reasons
 from handlers.ingest.feed import Feed, message_index
 from handlers.ingest.jumps import CONFIRM_LINES, JUMP_NS, JUMPED, NO_TIME, JumpRule, jumps
-from handlers.ingest.venues import binance, dbn_files
+from handlers.ingest.venues import capture, dbn_files
 from handlers.ingest.venues.captures import open_feed
 from transport.records import BOOK_DELTA, BOOK_SNAPSHOT, GAP, TRADE
 
@@ -167,8 +167,8 @@ def test_capture_with_jumps_decodes_alike_in_batches_of_any_size(
     expected = told_by(feed_of(tmp_path, lines), 10**9)
     assert expected[1][reasons.TIME_JUMP] > 0
     for _ in range(8):
-        monkeypatch.setattr(binance, "BATCH_LINES", chance.choice((1, 2, 3, 7, 50)))
-        monkeypatch.setattr(binance, "BATCH_BYTES", chance.choice((1, 200, 1000, 1 << 20)))
+        monkeypatch.setattr(capture, "BATCH_LINES", chance.choice((1, 2, 3, 7, 50)))
+        monkeypatch.setattr(capture, "BATCH_BYTES", chance.choice((1, 200, 1000, 1 << 20)))
         feed = feed_of(tmp_path, lines)
         assert told_by(feed, chance.choice((1, 2, 9))) == expected
         times = feed.receive_times()
@@ -218,3 +218,10 @@ def test_dbn_files_with_jumps_decode_alike_in_blocks_of_any_size(
     for _ in range(6):
         monkeypatch.setattr(dbn_files, "BLOCK_BYTES", chance.choice((1, 60, 200, 3000)))
         assert told_by(open_feed(str(tmp_path)), chance.choice((1, 2, 9))) == expected
+
+
+def test_a_source_of_a_line_now_and_then_may_wait_longer_before_its_last_one() -> None:
+    week = np.array([0, 1, 3, 8]) * JUMP_NS + 10**18
+    assert JumpRule().settle(week, final=True).tolist() == [*week[:3].tolist(), JUMPED]
+    assert JumpRule(31 * JUMP_NS).settle(week, final=True).tolist() == week.tolist()
+    assert JumpRule(4 * JUMP_NS).settle(week[[0, 1, 2, 3]], final=False).tolist() == week[:3].tolist()

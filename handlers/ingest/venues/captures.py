@@ -16,7 +16,7 @@ from handlers.ingest.venues.capture import CaptureFeed
 from handlers.ingest.venues.capture_lines import Form, form_of
 from handlers.ingest.venues.coinbase import Coinbase
 from handlers.ingest.venues.dbn import DbnFeed
-from handlers.ingest.venues.dbn_files import MAGIC
+from handlers.ingest.venues.dbn_files import MAGIC, told_fragment
 from handlers.ingest.venues.kraken import Kraken
 from handlers.ingest.venues.okx import Okx
 from handlers.ingest.venues.own_lines import MARK, read
@@ -31,16 +31,17 @@ HEAD_LINES_BYTES = 1 << 23
 CAPTURE, DBN = "capture", "dbn"
 READS = (
     "captures of websocket streams (`<receive ns> <JSON>` a line, or cryptofeed's) of Binance, OKX, Kraken, Coinbase, BitMEX and Bybit, and DBN "
-    "files of schema mbo, plain, gzip or zstd"
+    "files of any schema and version, plain, gzip or zstd"
 )
 _BESIDE = re.compile(r"\..*|(LICEN[CS]E|COPYING|README|NOTICE).*|.*\.(md|txt)", re.I)  # files that lie beside captures
 
 
-def open_feed(spec: str, instruments: Sequence[Instrument] = ()) -> Feed:
+def open_feed(spec: str, instruments: Sequence[Instrument] = (), known: Sequence[Instrument] = ()) -> Feed:
     """Open a feed: a file, several joined by commas, or a folder, whose files in the order of their names are one source.
 
-    `instruments` is the configuration's table; a venue it does not name gets instruments inferred from the feed. Raises FeedError
-    with a text for the user: no such file, not a feed, files of different formats.
+    `instruments` is the configuration's table; a venue it does not name gets instruments inferred from the feed, or as `known` (what
+    the definitions of another feed state) describes them. Raises FeedError with a text for the user: no such file, not a feed, files of
+    different formats.
     """
     paths = feed_files(spec)
     formats = {path: detect_format(path) for path in paths}
@@ -51,7 +52,7 @@ def open_feed(spec: str, instruments: Sequence[Instrument] = ()) -> Feed:
     if formats[paths[0]] == CAPTURE:
         form, protocol = _whose(paths)
         return CaptureFeed(name, paths, form, survey_capture(paths, form, protocol), instruments)
-    return DbnFeed(name, paths, instruments)
+    return DbnFeed(name, paths, instruments, known)
 
 
 def _whose(paths: Sequence[Path]) -> tuple[Form, Protocol]:
@@ -132,6 +133,9 @@ def detect_format(path: Path) -> str:
         return CAPTURE
     if not head:
         raise NotAFeedError(f"{path} is not a feed: it is empty")
+    relative = told_fragment(head)
+    if relative:
+        raise NotAFeedError(f"{path} is {relative}")
     raise NotAFeedError(f"{path} is not a feed: it begins with {head[:24]!r}; the engine reads {READS}")
 
 

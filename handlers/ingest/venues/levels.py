@@ -1,6 +1,6 @@
 """From the numbers of decoded venue messages, still text, to records: exact integers of tick and lot, no float on the way.
 
-The texts of a batch of messages stand one after the other in one buffer, four to a message, as the JSON has them:
+The texts of a batch of messages stand somewhere in one buffer, up to four to a message, as the JSON has them:
 
     trade   "61800.30" "0.006"                   quote   "61800.20" "2.507" "61800.30" "2.510"
     depth   [["58710.20","0.014"],...] (bids) nothing [["61800.30","1.1"],...] (asks) nothing
@@ -11,6 +11,7 @@ A number stands in quotes or bare (`0.5`, `1.1e-7`), as the venue's JSON has it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -253,13 +254,13 @@ def write_levels(text: Any, at: Any, end: Any, m: Any, grid: Any, side: Any, row
 
 
 @kernel
-def write_depth(text: Any, cuts: Any, m: Any, grid: Any, rows: Any, row: Any) -> Any:
+def write_depth(text: Any, spans: Any, i: Any, m: Any, grid: Any, rows: Any, row: Any) -> Any:
     """Bids, then asks; a message without levels sets bid 0 to 0 lots, which no book holds, so that its sequence still shows."""
     start = row
-    row, why = write_levels(text, cuts[0], cuts[1], m, grid, BID, rows, row)
+    row, why = write_levels(text, spans[i, 0], spans[i, 1], m, grid, BID, rows, row)
     if why:
         return row, why
-    row, why = write_levels(text, cuts[2], cuts[3], m, grid, ASK, rows, row)
+    row, why = write_levels(text, spans[i, 4], spans[i, 5], m, grid, ASK, rows, row)
     if why:
         return row, why
     if row == start:
@@ -274,26 +275,28 @@ def write_depth(text: Any, cuts: Any, m: Any, grid: Any, rows: Any, row: Any) ->
 
 
 @kernel
-def read_two(text: Any, first: Any, second: Any, end: Any, grid: Any) -> Any:
-    """(price in ticks, quantity in lots, reason or 0) of two texts, [first, second) and [second, end)."""
-    price, at, why = read_decimal(text, first, second, grid.price_decimals, grid.price_step, PRICE_OFF_GRID)
-    if why or at != second:
+def read_two(text: Any, spans: Any, i: Any, k: Any, grid: Any) -> Any:
+    """(price in ticks, quantity in lots, reason or 0) of texts `k` and `k` + 1 of message `i`."""
+    begin, end = spans[i, 2 * k], spans[i, 2 * k + 1]
+    price, at, why = read_decimal(text, begin, end, grid.price_decimals, grid.price_step, PRICE_OFF_GRID)
+    if why or at != end:
         return 0, 0, why if why else NOT_A_NUMBER
-    qty, at, why = read_decimal(text, second, end, grid.qty_decimals, grid.qty_step, QTY_OFF_GRID)
+    begin, end = spans[i, 2 * k + 2], spans[i, 2 * k + 3]
+    qty, at, why = read_decimal(text, begin, end, grid.qty_decimals, grid.qty_step, QTY_OFF_GRID)
     if why or at != end:
         return 0, 0, why if why else NOT_A_NUMBER
     return price, qty, 0
 
 
 @kernel
-def write_print(text: Any, cuts: Any, m: Any, grid: Any, rows: Any, row: Any) -> Any:
+def write_print(text: Any, spans: Any, i: Any, m: Any, grid: Any, rows: Any, row: Any) -> Any:
     """A trade or a quote: one row."""
     r = rows[row]
-    price, qty, why = read_two(text, cuts[0], cuts[1], cuts[2], grid)
+    price, qty, why = read_two(text, spans, i, 0, grid)
     if why:
         return row, why
     if m.kind == QUOTE:
-        ask, ask_lots, why = read_two(text, cuts[2], cuts[3], cuts[4], grid)
+        ask, ask_lots, why = read_two(text, spans, i, 2, grid)
         if why:
             return row, why
         r.ask_ticks = ask
@@ -308,10 +311,10 @@ def write_print(text: Any, cuts: Any, m: Any, grid: Any, rows: Any, row: Any) ->
 
 
 @kernel
-def write_bar(text: Any, cuts: Any, m: Any, grid: Any, rows: Any, row: Any) -> Any:
+def write_bar(text: Any, spans: Any, i: Any, m: Any, grid: Any, rows: Any, row: Any) -> Any:
     """A closed bar: one row."""
     r = rows[row]
-    at, end = skip_blank(text, cuts[0], cuts[1]), cuts[1]
+    at, end = skip_blank(text, spans[i, 0], spans[i, 1]), spans[i, 1]
     if at >= end or text[at] != _OPEN:
         return row, NOT_A_NUMBER
     at += 1
@@ -327,12 +330,12 @@ def write_bar(text: Any, cuts: Any, m: Any, grid: Any, rows: Any, row: Any) -> A
             r.low_ticks = price
         else:
             r.close_ticks = price
-    volume, at, why = read_decimal(text, cuts[1], cuts[2], grid.qty_decimals, grid.qty_step, QTY_OFF_GRID)
+    volume, at, why = read_decimal(text, spans[i, 2], spans[i, 3], grid.qty_decimals, grid.qty_step, QTY_OFF_GRID)
     if why:
         return row, why
-    if cuts[3] > cuts[2]:
+    if spans[i, 5] > spans[i, 4]:
         decimals, step = grid.price_decimals + grid.qty_decimals, grid.price_step * grid.qty_step
-        notional, at, why = read_decimal(text, cuts[2], cuts[3], decimals, step, QTY_OFF_GRID)
+        notional, at, why = read_decimal(text, spans[i, 4], spans[i, 5], decimals, step, QTY_OFF_GRID)
         if why:
             return row, why
         r.notional_ticks_lots = notional
@@ -386,22 +389,21 @@ def end_event(messages: Any, i: Any, rows: Any) -> None:
         k -= 1
 
 
-@kernel(I64(array_t(np.dtype("u1")), I64[::1], array_t(MESSAGE), array_t(GRID), ROWS_T))
-def write_rows(text: Any, cuts: Any, messages: Any, grids: Any, rows: Any) -> Any:
+@kernel(I64(array_t(np.dtype("u1")), I64[:, ::1], array_t(MESSAGE), array_t(GRID), ROWS_T))
+def write_rows(text: Any, spans: Any, messages: Any, grids: Any, rows: Any) -> Any:
     """Write the rows of all messages into zeroed `rows`; returns rows used.
 
-    `cuts` holds the start of each text and the end of the last; `rows` has a slot for every pair of numbers and one more for every
-    message. What a refused message had written stays behind as a hole between the spans of its neighbours.
+    `spans[i]` holds where each text of message i begins and ends, shape (messages, 2 * TEXTS), equal where it has none; `rows` has a
+    slot for every level and one more for every message. What a refused message had written stays behind as a hole between the spans of its neighbours.
     """
     row = 0
     for i in range(len(messages)):
         m = messages[i]
-        span = cuts[i * TEXTS : (i + 1) * TEXTS + 1]
         m.start = row
         if m.kind == TRADE or m.kind == QUOTE:
-            row, why = write_print(text, span, m, grids[m.place], rows, row)
+            row, why = write_print(text, spans, i, m, grids[m.place], rows, row)
         elif m.kind == BAR:
-            row, why = write_bar(text, span, m, grids[m.place], rows, row)
+            row, why = write_bar(text, spans, i, m, grids[m.place], rows, row)
         elif m.kind == STATUS:
             row, why = write_status(m, grids[m.place], rows, row)
         elif m.kind == CONNECTION:
@@ -409,12 +411,19 @@ def write_rows(text: Any, cuts: Any, messages: Any, grids: Any, rows: Any) -> An
         elif m.kind == GAP:
             why = 0  # of every book: made by whoever knows which of them are followed
         else:
-            row, why = write_depth(text, span, m, grids[m.place], rows, row)
+            row, why = write_depth(text, spans, i, m, grids[m.place], rows, row)
         m.refused = why
         m.stop = row
         if why and not m.more:
             end_event(messages, i, rows)
     return row
+
+
+def text_spans(texts: Sequence[Any], begin: int) -> NDArray[np.int64]:
+    """Where texts begin and end that stand one behind the other from `begin` on, TEXTS to a message; shape (messages, 2 * TEXTS)."""
+    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+    ends = begin + np.cumsum(lengths)
+    return np.stack((ends - lengths, ends), axis=1).reshape(-1, 2 * TEXTS)
 
 
 def rows_bound(text: bytes, messages: int) -> int:
