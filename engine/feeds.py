@@ -12,6 +12,7 @@ import numpy as np
 
 from engine.errors import ConfigError
 from engine.journaling import INPUT_LOG, Rows
+from engine.table_maps import read_map
 from handlers.domain import reasons
 from handlers.domain.edges import MARKET_KINDS
 from handlers.ingest.errors import FeedError, NotAFeedError
@@ -141,7 +142,7 @@ def open_one(spec: str, instruments: Sequence[Instrument], known: Sequence[Instr
             return OpenFeed(spec, run.instruments, run=(run.input_log(), run.instruments))
     except (TransportError, OSError) as error:
         raise NotAFeedError(f"{spec}: {error}") from error
-    feed = open_feed(spec, instruments, known)
+    feed = open_feed(spec, instruments, known, read_map)
     return OpenFeed(spec, tuple(feed.instruments), decoder=feed)
 
 

@@ -76,13 +76,13 @@ OVERFILL = 309
 
 DOC: dict[int, str] = {
     NO_REASON: "no reason",
-    BROKEN_LINE: "line is not `<receive ns> <JSON>`",
+    BROKEN_LINE: "line is not `<receive ns> <JSON>`, or a quote of a table's line is left open",
     UNKNOWN_STREAM: "stream or message the engine does not read",
     UNKNOWN_SYMBOL: "symbol is not in the instrument table",
     MISSING_FIELD: "message lacks a field",
-    WRONG_TYPE: "field has another type",
+    WRONG_TYPE: "field has another type, or a word that is none of its own",
     OUT_OF_INT64: "number does not fit 64 bits",
-    TIME_OUT_OF_RANGE: "time lies outside the years 2000 to 2100",
+    TIME_OUT_OF_RANGE: "time lies outside the years 2000 to 2100, in a table 1971 to 2100",
     NOT_A_NUMBER: "price or quantity is not a decimal number",
     NOT_POSITIVE: "price or quantity is negative, or zero where it may not be",
     PRICE_OFF_GRID: "price is not a multiple of the tick",

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from engine.config import Config
@@ -26,13 +28,18 @@ from handlers.ingest.venues.dbn_walk import find_records
 from handlers.ingest.venues.kraken import Facts, KrakenRule
 from handlers.ingest.venues.levels import MESSAGE, write_rows
 from handlers.ingest.venues.okx import OkxRule
+from handlers.ingest.venues.parquet_cells import counts_to_times, doubles_to_units, finish_rows, scale_column, texts_to_words
 from handlers.ingest.venues.synthetic import SyntheticFeed
 from handlers.ingest.venues.synthetic_flow import generate
+from handlers.ingest.venues.table_cells import decode_lines, scan_lines
+from handlers.ingest.venues.table_events import mark_events
+from handlers.ingest.venues.table_plan import add_names
 from handlers.signals.loading import BUILT_IN, compile_step
 from tests.tidy.ir import code_of
 from tests.tidy.source import PACKAGES, functions_of, imports_of, is_compiled, python_files, tree_of
-from transport.instruments import Instrument
+from tests.unit.made_tables import HEAD, T0, TRADES, of_text, opened, rows_of
 from transport.clock import cycles_now
+from transport.instruments import Instrument
 from transport.pack import pack_words, unpack_words
 from transport.records import empty
 from transport.reference import copy_run, materialise, take_runs
@@ -41,6 +48,7 @@ from transport.reference import copy_run, materialise, take_runs
 COUNTS = frozenset(("NRT_incref", "NRT_decref"))
 WAITS = frozenset(("sched_yield", "usleep"))  # transport/wait.py: a worker that has nothing to do
 LOOPS = {"run_fused": frozenset(), "run_logged": COUNTS, "run_ingest": COUNTS | WAITS, "run_worker": COUNTS | WAITS}
+TABLES = (decode_lines, scan_lines, add_names, mark_events, counts_to_times, doubles_to_units, finish_rows, scale_column, texts_to_words)
 SIGNED = (fold_levels, trim, okx_checksum, kraken_checksum)
 BESIDE = (
     *SIGNED, write_rows, write_levels, find_records, cycles_now, pack_words, unpack_words, copy_run, materialise, take_runs, market_words,
@@ -84,6 +92,17 @@ def test_the_kernels_of_journal_clock_and_feeds_call_nothing(kernel: Any) -> Non
     assert not code.flags
 
 
+@pytest.mark.parametrize("kernel", TABLES, ids=lambda kernel: kernel.__name__)
+def test_the_kernels_of_tables_call_nothing(kernel: Any, tmp_path: Path) -> None:
+    rows_of(of_text(tmp_path, f"{HEAD}{T0},1.5,2,b\n"))  # compiled at their first call
+    columns = {"t": pa.array([T0]).cast(pa.timestamp("ms")), "p": pa.array([1.5]), "q": pa.array([2]), "s": pa.array(["b"])}
+    pq.write_table(pa.table(columns), tmp_path / "table.parquet")
+    rows_of(opened(tmp_path / "table.parquet", TRADES))
+    code = code_of(kernel)
+    assert code.foreign() <= COUNTS
+    assert not code.flags
+
+
 @pytest.mark.parametrize("strategy", BUILT_IN)
 def test_the_steps_of_built_in_strategies_call_nothing(strategy: str) -> None:
     loaded = compile_step(strategy, Path())
@@ -118,5 +137,5 @@ def test_no_kernel_that_python_calls_is_left_out() -> None:
         inside = {id(node) for f in functions_of(path) if is_compiled(f) for node in ast.walk(f)}
         calls = (n.func for n in ast.walk(tree_of(path)) if isinstance(n, ast.Call) and id(n) not in inside)
         called |= {func.id for func in calls if isinstance(func, ast.Name) and func.id in here}
-    read = {*LOOPS, *(kernel.__name__ for kernel in (*BESIDE, update_features, run_features))}
+    read = {*LOOPS, *(kernel.__name__ for kernel in (*BESIDE, *TABLES, update_features, run_features))}
     assert called - read == IN_THE_LOOPS | NOT_OF_THE_LINE

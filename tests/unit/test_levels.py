@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.domain import reasons
-from handlers.ingest.venues.levels import MESSAGE, grid_step, grid_table, read_decimal, rows_bound, write_rows
+from handlers.ingest.decimals import grid_step
+from handlers.ingest.venues.levels import MESSAGE, grid_table, read_decimal, rows_bound, write_rows
 from transport.records import (
     BOOK_DELTA,
     BOOK_SNAPSHOT,

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from handlers.domain.reasons import NOT_A_NUMBER, NOT_POSITIVE, OUT_OF_INT64, PRICE_OFF_GRID, QTY_OFF_GRID
+from handlers.domain.reasons import NOT_A_NUMBER, NOT_POSITIVE, PRICE_OFF_GRID, QTY_OFF_GRID
+from handlers.ingest.decimals import grid_step, read_cell, read_digits
 from transport.compiled import I64, ROWS_T, array_t, kernel
 from transport.records import (
     ASK, BAR, BID, BOOK_SNAPSHOT, CONNECTION, EVENT_END, EVENT_FIRST, GAP, NO_INSTRUMENT, QUOTE, SET, STATUS, TRADE,
@@ -53,17 +54,7 @@ GRID = np.dtype(
     ]
 )
 TEXTS = 4  # per message
-_SAFE = (2**63 - 10) // 10  # ten times this and a digit still fit
-_EXPONENT_MAX = 40  # beyond it nothing fits 64 bits, or all digits are lost
-_QUOTE, _OPEN, _CLOSE, _COMMA, _BLANK, _DOT, _MINUS, _ZERO, _PLUS = (ord(c) for c in '"[], .-0+')
-_E_SMALL, _E_LARGE = ord("e"), ord("E")
-
-
-def grid_step(step: Decimal) -> tuple[int, int]:
-    """(decimals, n) with step = n * 10**-decimals, decimals >= 0: 0.25 is (2, 25), 10 is (0, 10)."""
-    _, digits, exponent = step.as_tuple()
-    assert isinstance(exponent, int), "the instrument table holds finite steps"
-    return max(0, -exponent), int("".join(map(str, digits))) * 10 ** max(0, exponent)
+_QUOTE, _OPEN, _CLOSE, _COMMA, _BLANK, _MINUS, _ZERO = (ord(c) for c in '"[], -0')
 
 
 @kernel(inline=True)
@@ -73,107 +64,25 @@ def number_ends(text: Any, at: Any, end: Any) -> Any:
 
 
 @kernel
-def has_exponent(text: Any, at: Any, end: Any) -> Any:
-    """The bare number that goes on at `at` has an exponent."""
-    while not number_ends(text, at, end):
-        if text[at] == _E_SMALL or text[at] == _E_LARGE:
-            return True
-        at += 1
-    return False
-
-
-@kernel
-def read_exponent(text: Any, at: Any, end: Any) -> Any:
-    """(exponent, place behind it, whether it is one) of the digits behind an `e`."""
-    sign = 1
-    if at < end and (text[at] == _MINUS or text[at] == _PLUS):
-        sign = -1 if text[at] == _MINUS else 1
-        at += 1
-    value, digits = 0, 0
-    while not number_ends(text, at, end):
-        digit: Any = np.int64(text[at]) - _ZERO
-        if digit < 0 or digit > 9 or value > _EXPONENT_MAX:
-            return 0, at, False
-        value = value * 10 + digit
-        digits += 1
-        at += 1
-    return sign * value, at, digits > 0 and value <= _EXPONENT_MAX
-
-
-@kernel
-def read_scientific(text: Any, at: Any, end: Any, decimals: Any, step: Any, off_grid: Any) -> Any:
-    """`read_decimal` of a bare number with an exponent: 1.1e-7; its digits are kept whole, then shifted."""
-    value, fraction, whole = 0, -1, 0
-    while at < end and text[at] != _E_SMALL and text[at] != _E_LARGE:
-        digit: Any = np.int64(text[at]) - _ZERO
-        if text[at] == _DOT and fraction < 0 and whole > 0:
-            fraction = 0
-        elif digit < 0 or digit > 9:
-            return 0, at, NOT_A_NUMBER
-        else:
-            if value > _SAFE:
-                return 0, at, OUT_OF_INT64
-            value = value * 10 + digit
-            whole += 1
-            if fraction >= 0:
-                fraction += 1
-        at += 1
-    exponent, at, fine = read_exponent(text, at + 1, end)
-    if whole == 0 or fraction == 0 or not fine:
-        return 0, at, NOT_A_NUMBER
-    shift: Any = decimals - max(fraction, 0) + exponent
-    while shift < 0:
-        if value % 10:
-            return 0, at, off_grid
-        value //= 10
-        shift += 1
-    while shift > 0 and value > 0:
-        if value > _SAFE:
-            return 0, at, OUT_OF_INT64
-        value *= 10
-        shift -= 1
-    return value // step, at, off_grid if value % step else 0
-
-
-@kernel
 def read_decimal(text: Any, at: Any, end: Any, decimals: Any, step: Any, off_grid: Any) -> Any:
     """(units of `step` * 10**-`decimals`, place behind it, reason or 0) of the number at `at`, quoted or bare."""
-    value, seen, whole = 0, -1, 0  # `seen`: digits behind the dot, -1 before it
     quoted = at < end and text[at] == _QUOTE
     if quoted:
         at += 1
-    start = at
     if at < end and text[at] == _MINUS:
         return 0, at, NOT_POSITIVE
-    while at < end and text[at] != _QUOTE and (quoted or not number_ends(text, at, end)):
-        digit: Any = np.int64(text[at]) - _ZERO
-        if text[at] == _DOT and seen < 0 and whole > 0:
-            seen = 0
-        elif digit < 0 or digit > 9:
-            if not quoted and whole > 0 and (text[at] == _E_SMALL or text[at] == _E_LARGE):
-                return read_scientific(text, start, end, decimals, step, off_grid)
+    if quoted:
+        value, at, why = read_digits(text, at, end, _QUOTE, decimals, step, off_grid)
+        if at >= end:
             return 0, at, NOT_A_NUMBER
-        elif seen >= decimals:
-            if digit != 0:
-                if not quoted and has_exponent(text, at, end):
-                    return read_scientific(text, start, end, decimals, step, off_grid)
-                return 0, at, off_grid
-            seen += 1
-        else:
-            if value > _SAFE:
-                return 0, at, OUT_OF_INT64
-            value = value * 10 + digit
-            whole += 1
-            if seen >= 0:
-                seen += 1
-        at += 1
-    if quoted != (at < end and text[at] == _QUOTE) or whole == 0 or seen == 0:
+        return value, at if why else at + 1, why
+    behind = at
+    while not number_ends(text, behind, end):
+        behind += 1
+    if at == behind or text[at] < _ZERO or text[behind - 1] < _ZERO:  # JSON has neither `+5` nor `.5` nor `5.`
         return 0, at, NOT_A_NUMBER
-    for _ in range(max(seen, 0), decimals):
-        if value > _SAFE:
-            return 0, at, OUT_OF_INT64
-        value *= 10
-    return value // step, at + 1 if quoted else at, off_grid if value % step else 0
+    value, why = read_cell(text, at, behind, decimals, step, off_grid)
+    return value, behind, why
 
 
 @kernel
