@@ -180,6 +180,13 @@ class StrategyConfig(Section, frozen=True):
     scope: Literal["instrument", "strategy"] = "instrument"  # one state per instrument: the usual shape of a signal
 
 
+class IndicatorConfig(Section, frozen=True):
+    """`[[feature]]`: one indicator, computed at each bar that closes."""
+
+    name: Name  # of handlers.features.catalogue
+    params: Params = {}  # the indicator knows its own defaults
+
+
 class JournalConfig(Section, frozen=True):
     """`[journal]`: how the input log is kept."""
 
@@ -210,6 +217,7 @@ class Config(Section, frozen=True):
     runtime: RuntimeConfig = RuntimeConfig()
     instrument: tuple[Instrument, ...] = ()  # used instead of what the tape's prices suggest
     strategy: tuple[StrategyConfig, ...] = ()
+    feature: tuple[IndicatorConfig, ...] = ()
 
 
 def resolve(

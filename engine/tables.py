@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from engine.errors import EngineError
-from handlers.domain.schema import FEATURES, features_of
+from handlers.domain.schema import FEATURES, Value, features_of
 from transport.instruments import Instrument
 from transport.records import (
     ACCEPTED,
@@ -72,6 +72,7 @@ class Column(NamedTuple):
 
 
 PRICED = "priced"  # empty for a market order, which has no price
+KNOWN = "known"  # empty while a feature warms up, and has no number
 IF_MARKED = "if marked"  # empty after a fill, where nothing was marked
 NUMBER_KINDS = ("int", "ns", "float")
 DECIMAL_KINDS = ("price", "qty", "notional", "money", "total")  # total: money summed over a currency's accounts
@@ -99,7 +100,7 @@ _TOP_CELLS = (
 )
 BINANCE_TOPS = (Column("u", "int", "venue_seq"), *_TOP_CELLS)
 KINDS_OF: dict[str, tuple[int, ...]] = {
-    "trades": (TRADE,), "quotes": (QUOTE,), "tops": (), "bars": (BAR,), "features": (FEATURE,), "signals": (SIGNAL,),
+    "trades": (TRADE,), "quotes": (QUOTE,), "tops": (), "bars": (BAR,), "features": (FEATURE,), "indicators": (FEATURE,), "signals": (SIGNAL,),
     "orders": (ORDER, CANCEL, AMEND, ACK, REJECT), "fills": (FILL,), "positions": (POSITION,), "pnl": (POSITION,),
 }  # fmt: skip
 COLUMNS: dict[str, tuple[Column, ...]] = {
@@ -127,6 +128,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         *_LINE_TIMES, *_VENUE_TIMES, _INSTRUMENT,
         *(Column(feature.name, "float", f"values.{i}") for i, feature in enumerate(FEATURES)),
     ),
+    "indicators": (*_LINE_TIMES, *_VENUE_TIMES, _INSTRUMENT),
     "signals": (
         *_LINE_TIMES, _INSTRUMENT, _STRATEGY, Column("value", "float", "value"), Column("strength", "float", "strength"),
     ),
@@ -159,8 +161,10 @@ TABLES = tuple(COLUMNS)
 FORMATS = ("csv", "parquet")
 
 
-def columns_of(table: str, instruments: Sequence[Instrument] = (), depth: int = 0) -> tuple[Column, ...]:
-    """Columns of `table`; features have those of `depth` levels behind their own. Raises ExportError.
+def columns_of(
+    table: str, instruments: Sequence[Instrument] = (), depth: int = 0, indicators: Sequence[Value] = ()
+) -> tuple[Column, ...]:
+    """Columns of `table`; features have those of `depth` levels behind their own, indicators those configured. Raises ExportError.
 
     The tops of one Binance instrument are `u, bid, bid_qty, ask, ask_qty`.
     """
@@ -170,6 +174,13 @@ def columns_of(table: str, instruments: Sequence[Instrument] = (), depth: int = 
         return BINANCE_TOPS
     if table == "features":
         more = enumerate(features_of(depth)[len(FEATURES) :], len(FEATURES))
-        places = ((feature.name, *divmod(i, VALUES_PER_SLOT)) for i, feature in more)
-        return (*COLUMNS[table], *(Column(name, "float", f"values{part}.{k}") for name, part, k in places))
+        return (*COLUMNS[table], *(Column(feature.name, "float", _place(i)) for i, feature in more))
+    if table == "indicators":
+        return (*COLUMNS[table], *(Column(value.name, "float", _place(i), KNOWN) for i, value in enumerate(indicators)))
     return COLUMNS[table]
+
+
+def _place(value: int) -> str:
+    """The field of a long row's `value`-th number."""
+    part, k = divmod(value, VALUES_PER_SLOT)
+    return f"values{part or ''}.{k}"

@@ -52,8 +52,6 @@ UNFINISHED_BAR = 142
 BOOK_ID_UNKNOWN = 143
 CONNECTION_LOST = 144
 BEFORE_STREAM = 145
-CROSSED_QUOTE = 160
-LOCKED_QUOTE = 161
 
 # --- 200-299: risk --------------------------------------------------------------------------------------------------------
 POSITION_LIMIT = 201
@@ -133,8 +131,6 @@ DOC: dict[int, str] = {
     BOOK_ID_UNKNOWN: "change of a level of the book that nobody inserted",
     CONNECTION_LOST: "connection ended: nothing is known of its books until a snapshot",
     BEFORE_STREAM: "last trade before the stream began, sent at its start: no trade of now",
-    CROSSED_QUOTE: "quote whose ask is below its bid, which the configuration drops",
-    LOCKED_QUOTE: "quote whose ask is at its bid, which the configuration drops",
     POSITION_LIMIT: "position in the instrument could pass its limit",
     TOTAL_POSITION_LIMIT: "quantity held over all instruments could pass its limit",
     NOTIONAL_LIMIT: "notional of the instrument could pass its limit",

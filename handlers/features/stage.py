@@ -1,7 +1,8 @@
 """FEATURES: a market record in, bars and feature rows out.
 
     INPUT ──► (books folded by the runner) ──► bars, feature rows ──► SIGNALS        a row with levels is a long row;
-                                          │                                         a feed's own bars are handed on
+                                          │                                         a feed's own bars are handed on;
+                                          │                                         behind a bar, configured indicators
                                           └──► a checkpoint every `checkpoint` inputs: the rolling digest of those rows
 """
 
@@ -15,14 +16,16 @@ from handlers.domain.book import NO_LEVEL, best_lots, best_price, level_at, next
 from handlers.domain.memory import copy_slot, set_slot_word, slot_word, zero_slot
 from handlers.domain.rows import begin, stamp
 from handlers.domain.schema import features_of, schema_id
+from handlers.features.at_bars import Indicators, add_indicators, new_indicators
 from handlers.features.bars import (
     BAR_STATE, ON_TIMER, ON_TRADE, BarsState, add_trade, close_bar, cut_quote, cut_trade, end_bar, is_open, new_bars,
 )  # fmt: skip
+from handlers.features.feature_set import FeatureSet
 from handlers.features.streaming import FEATURE_PARAMS, FEATURE_STATE, TOP_BOOK, TOP_QUOTE, update
 from transport.compiled import kernel
 from transport.records import (
     ASK, BAR, BID, BOOK_DELTA, BOOK_SNAPSHOT, BY_FEATURES, CHECKPOINT, COMMAND, END_OF_FEED, EVENT_END, FEATURE, NO_SIDE, QUOTE, TIMER,
-    TRADE,
+    TRADE, VALUES_PER_SLOT,
 )  # fmt: skip
 
 CUT = 2  # added to params.top in a run with cut bars
@@ -35,22 +38,23 @@ _KEY = np.array([(_P1 * (2 * i + 1) ^ (_P2 >> i)) >> 8 & 0x7FFFFFFF | 1 << 30 | 
 
 
 class FeaturesState(NamedTuple):
-    """Arrays of the stage: one FEATURE_STATE and BAR_STATE per instrument, one set of parameters, one rolling digest; cut bars."""
+    """Arrays of the stage: one FEATURE_STATE and BAR_STATE per instrument, one set of parameters, one rolling digest; cut bars, indicators."""
 
     features: np.ndarray
     bars: np.ndarray
     params: np.ndarray
     digest: np.ndarray
     cut: BarsState
+    indicators: Indicators
 
 
 def new_features(
     instruments: int, ema_fast: int, ema_slow: int, volatility_window: int, bar_ns: int, top_quote: bool, checkpoint: int,
-    depth: int = 0, cut: BarsState | None = None,
+    depth: int = 0, cut: BarsState | None = None, indicators: FeatureSet | None = None,
 ) -> FeaturesState:  # fmt: skip
     """Windows in events, `bar_ns` > 0, `checkpoint` in inputs, `depth` levels a side in a feature row, 0 to 32.
 
-    `cut` bars are made instead of the plain ones of `bar_ns`, which is then 0.
+    `cut` bars are made instead of the plain ones of `bar_ns`, which is then 0. The set of `indicators` must live on.
     """
     assert (bar_ns == 0) == (cut is not None)
     params = np.zeros(1, FEATURE_PARAMS)
@@ -62,7 +66,15 @@ def new_features(
     rows = max(1, instruments)
     digest = np.zeros(1, DIGEST)
     digest["due"] = checkpoint - 1
-    return FeaturesState(np.zeros(rows, FEATURE_STATE), np.zeros(rows, BAR_STATE), params, digest, cut or new_bars([]))
+    at_bars = new_indicators(indicators, instruments, bar_ns)
+    params["indicators"] = at_bars.shape["parts"]
+    return FeaturesState(np.zeros(rows, FEATURE_STATE), np.zeros(rows, BAR_STATE), params, digest, cut or new_bars([]), at_bars)
+
+
+def rows_max(instruments: int, indicators: FeatureSet | None, quotes: bool = False) -> int:
+    """Slots that one input may make: ROWS_MAX, or at the end of the feed a bar (two, of quotes) and a row of indicators an instrument."""
+    values = len(indicators.columns) if indicators else 0
+    return max(ROWS_MAX, instruments * (1 + quotes - (-values // VALUES_PER_SLOT)) + 1) if values else ROWS_MAX
 
 
 @kernel(inline=True)
@@ -91,7 +103,7 @@ def write_bar(state, at, r, out, n):
     out[n].instrument_id = at // sides
     out[n].side = BID + at % sides if sides > 1 else NO_SIDE
     fold_bar(state.digest[0], out[n])
-    return n + 1
+    return after_bar(state, out, n + 1) if state.params[0].indicators else n + 1
 
 
 @kernel
@@ -139,6 +151,15 @@ def cut_bars(state, r, out):
 
 
 @kernel
+def after_bar(state, out, n):
+    """Behind the bar in out[n - 1] the configured indicators; returns how many slots are in `out`."""
+    after = add_indicators(state.indicators, out, n)
+    for k in range(n, after):
+        fold_digest(state.digest[0], out[k])
+    return after
+
+
+@kernel
 def close_all_bars(state, r, out):
     """Close every open bar, in instrument order."""
     n = 0
@@ -153,6 +174,8 @@ def close_all_bars(state, r, out):
             out[n].instrument_id = i
             fold_digest(state.digest[0], out[n])
             n += 1
+            if state.params[0].indicators:
+                n = after_bar(state, out, n)
     return n
 
 
@@ -182,13 +205,14 @@ def add_levels(state, m, out, n):
 
 
 @kernel
-def pass_bar(state, r, row):
+def pass_bar(state, r, out):
     """Hand on the bar `r` that a feed brought: what reads bars sees those of a feed and our own alike."""
+    row = out[0]
     copy_slot(row, r)
     begin(row, r, BY_FEATURES, BAR, 0)
     row.side = r.side
     fold_bar(state.digest[0], row)
-    return 1
+    return after_bar(state, out, 1) if state.params[0].indicators else 1
 
 
 @kernel
@@ -235,10 +259,12 @@ def step_features(state, m, r, out):
         if n:
             begin(out[0], r, BY_FEATURES, BAR, 0)
             fold_digest(state.digest[0], out[0])
+            if p.indicators:
+                n = after_bar(state, out, n)
     elif r.kind == COMMAND and r.action == END_OF_FEED:
         return close_all_bars(state, r, out)
     elif r.kind == BAR:
-        return pass_bar(state, r, out[0])
+        return pass_bar(state, r, out)
     if not r.flags & EVENT_END:
         return n
     if p.top == TOP_BOOK:

@@ -20,6 +20,9 @@ from engine.ring_loops import run_ingest
 from engine.worker_loop import run_worker
 from engine.workers import load_ring_kernels
 from handlers.ingest.venues.binance_kernels import scan_messages
+from handlers.features.catalogue import INDICATORS
+from handlers.features.declare import BAR_INPUT, Feature
+from handlers.features.feature_set import FeatureSet, run_features, update_features
 from handlers.ingest.venues.checksums import fold_levels, kraken_checksum, okx_checksum, trim
 from handlers.ingest.venues.dbn_levels import write_levels
 from handlers.ingest.venues.dbn_walk import find_records
@@ -114,6 +117,22 @@ def test_the_steps_of_built_in_strategies_call_nothing(strategy: str) -> None:
     assert (code.foreign(), code.flags) == (set(), frozenset())
 
 
+@pytest.mark.parametrize("feature", INDICATORS, ids=lambda f: f.name)
+def test_the_steps_of_features_call_nothing(feature: Feature) -> None:
+    code = code_of(feature.shell)
+    assert code.foreign() <= COUNTS  # of the window, which nobody owns
+    assert not code.flags
+
+
+def test_the_loops_over_features_call_nothing_but_them() -> None:
+    made = FeatureSet([("sma", {})], INDICATORS)
+    made.update(made.new_memory()[0], np.zeros(1, BAR_INPUT), made.batch(np.zeros(1, BAR_INPUT))[0])
+    for loop in (update_features, run_features):
+        code = code_of(loop)
+        assert code.foreign() <= COUNTS
+        assert not code.flags
+
+
 def test_no_kernel_that_python_calls_is_left_out() -> None:
     """By name: a kernel that a function which is not one calls, made in that file or imported from the one that makes it."""
     made = {path: {f.name for f in functions_of(path) if is_compiled(f)} for path in python_files(*PACKAGES)}
@@ -124,5 +143,5 @@ def test_no_kernel_that_python_calls_is_left_out() -> None:
         inside = {id(node) for f in functions_of(path) if is_compiled(f) for node in ast.walk(f)}
         calls = (n.func for n in ast.walk(tree_of(path)) if isinstance(n, ast.Call) and id(n) not in inside)
         called |= {func.id for func in calls if isinstance(func, ast.Name) and func.id in here}
-    read = {*LOOPS, *(kernel.__name__ for kernel in (*BESIDE, *TABLES))}
+    read = {*LOOPS, *(kernel.__name__ for kernel in (*BESIDE, *TABLES, update_features, run_features))}
     assert called - read == IN_THE_LOOPS | NOT_OF_THE_LINE | READ_ELSEWHERE

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
-from perf import bench_factors, bench_quality, bench_ring_one_to_one, bench_ring_ping_pong, bench_start, bench_synthetic, harness, run_line
+from handlers.features.catalogue import INDICATORS
+from handlers.features.feature_set import FeatureSet
+from perf import (
+    bench_factors, bench_features, bench_quality, bench_ring_one_to_one, bench_ring_ping_pong, bench_start, bench_synthetic, harness, run_line,
+)  # fmt: skip
 from perf.bench_start import Start
 from perf.peers import oracle
 from perf.run_line import MODES
@@ -186,3 +191,13 @@ def test_rings_are_held_to_pyzmq_with_one_record_a_message() -> None:
 def test_without_pyzmq_there_is_no_target() -> None:
     assert bench_ring_one_to_one.targets({"ring, by 16": [1.0]}) == []
     assert bench_ring_ping_pong.targets({"ring": [[1.0]]}) == []
+
+
+def test_indicators_that_differ_from_their_batch_have_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, bars = FeatureSet([("ema", {})], INDICATORS), bench_features.some_bars(50)
+    assert bench_features.ns_a_bar(made, bars) > 0
+    monkeypatch.setattr(FeatureSet, "batch", lambda self, bars: np.zeros((len(bars), 1)))
+    with pytest.raises(bench_features.WrongAnswer, match="the last row is not the batch's"):
+        bench_features.ns_a_bar(made, bars)
+    with pytest.raises(bench_features.WrongAnswer, match="the mean of the last 14 closes is 0"):
+        bench_features.check_mean(bars)
