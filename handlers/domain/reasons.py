@@ -150,7 +150,7 @@ DOC: dict[int, str] = {
     UNKNOWN_INTENT: "action, type, time in force or state asked for does not exist",
     FORGED_KIND: "row of a kind or from a source that this edge may not carry",
     OPERATOR: "operator's command set the trading state",
-    CROSSED_BOOK: "best bid is above the best ask, as in an auction: nobody trades at either",
+    CROSSED_BOOK: "best bid is above the best ask, or at it where that is refused as well",
     TRADING_HALTED: "instrument is halted, by its venue or by a check of its data",
     NO_LIQUIDITY: "nothing on the other side of the book to trade with",
     UNKNOWN_ORDER: "no open order has this id",
