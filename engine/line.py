@@ -165,6 +165,7 @@ def _limits(config: Config, instruments: Sequence[Instrument]) -> tuple[np.ndarr
         row["qty_max_lots"] = LOTS_MAX
         row["collar_bp"] = rules.price_collar_bp
         row["stale_ns"] = rules.stale_data_ms * 1_000_000
+        row["inverse"] = instrument.inverse
         row["spread_min"] = {"refuse": 0, "refuse_locked": 1, "allow": SPREAD_ANY}[rules.crossed_book]
     line = np.zeros(1, LINE_LIMITS)
     line["position_total_max"] = UNLIMITED

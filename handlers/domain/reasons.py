@@ -75,6 +75,7 @@ FORGED_KIND = 218
 OPERATOR = 219
 CROSSED_BOOK = 220
 TRADING_HALTED = 221
+INVERSE_CONTRACT = 222
 
 # --- 300-399: orders and the exchange -------------------------------------------------------------------------------------
 NO_LIQUIDITY = 301
@@ -151,6 +152,7 @@ DOC: dict[int, str] = {
     FORGED_KIND: "row of a kind or from a source that this edge may not carry",
     OPERATOR: "operator's command set the trading state",
     CROSSED_BOOK: "best bid is above the best ask, or at it where that is refused as well",
+    INVERSE_CONTRACT: "contract settles in its coin: accounts count money that prices are in",
     TRADING_HALTED: "instrument is halted, by its venue or by a check of its data",
     NO_LIQUIDITY: "nothing on the other side of the book to trade with",
     UNKNOWN_ORDER: "no open order has this id",

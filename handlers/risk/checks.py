@@ -26,6 +26,7 @@ LIMITS = np.dtype(
         ("collar_bp", "i8"),  # distance of a limit price from the mid, basis points
         ("stale_ns", "i8"),  # age of the last market record; 0 is off
         ("lot_units", "i8"),  # a lot in units of `position_total_max`, which lots of all instruments are multiples of; 0 is off
+        ("inverse", "i8"),  # 1: the contract settles in its coin, which no account counts
         ("spread_min", "i8"),  # ticks that the ask must stand above the bid: 0 refuses crossed books, 1 locked ones too, SPREAD_ANY none
     ]
 )
@@ -83,7 +84,9 @@ def move_exposure(line, limits, exposure, net, buy, sell):
 
 @kernel
 def check_form(limits, side, qty, order_type, price, tif):
-    """Is it an order at all: side, quantity, type, price."""
+    """Is it an order at all, of what is counted: instrument, side, quantity, type, price."""
+    if limits.inverse:
+        return reasons.INVERSE_CONTRACT, 0, 1
     if side != BUY and side != SELL:
         return reasons.BAD_QTY, 0, side
     if qty <= 0 or qty > limits.qty_max_lots:

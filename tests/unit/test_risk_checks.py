@@ -184,6 +184,10 @@ def test_refuses_order_on_a_book_that_a_gap_made_invalid_until_its_snapshot() ->
     assert passed(desk.ask(place(BUY, 1)))
 
 
+def test_refuses_orders_of_contracts_that_settle_in_their_coin() -> None:
+    assert refusal(Desk(inverse=1).ask(place(BUY, 1))) == (reasons.INVERSE_CONTRACT, 0, 1)
+
+
 def test_locked_books_are_refused_and_crossed_ones_traded_on_where_the_configuration_says_so() -> None:
     strict, lax = Desk(spread_min=1), Desk(spread_min=SPREAD_ANY)
     for desk in (strict, lax):
