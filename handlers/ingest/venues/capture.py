@@ -104,6 +104,10 @@ class CaptureFeed(Feed):
         for first, lines, times in self._timed():
             for rows in self._decode(first, lines, times):
                 yield from split_at_events(rows, rows_max)
+        self._give_up()
+
+    def _give_up(self) -> None:
+        """Count what still waits for a snapshot: none comes for it any more."""
         for held in self._held:
             for message in held.take():
                 self.count(DEPTH_REFUSED, f"{_where(message.rows)}: no snapshot came for it")
@@ -232,9 +236,8 @@ class CaptureFeed(Feed):
         """Where a connection ended, or lost messages, or what could not be read may have been any book's: no book is known any more."""
         if m["kind"] == CONNECTION and m["side"] not in (DISCONNECTED, OVERRUN):
             return
+        self._give_up()
         for place, rule in enumerate(self._rules):
-            for message in self._held[place].take():
-                self.count(DEPTH_REFUSED, f"{_where(message.rows)}: no snapshot came for it")
             if not rule.waiting:
                 expected = rule.last
                 rule.lose()
