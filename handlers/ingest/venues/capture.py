@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
 from msgspec import Raw
 from numpy.typing import NDArray
@@ -32,7 +31,7 @@ from handlers.ingest.jumps import JUMP_NS, NO_TIME, JumpRule, Times
 from handlers.ingest.venues.capture_lines import Form
 from handlers.ingest.venues.levels import MESSAGE, grid_table, rows_bound, write_rows
 from handlers.ingest.venues.own_lines import LIFE_URL, life
-from handlers.ingest.venues.protocol import APPLY, BREAK, REPEATED, STALE, BookRule, Parsed, Protocol, Refused
+from handlers.ingest.venues.protocol import APPLY, BREAK, NO_JSON, REPEATED, STALE, BookRule, Parsed, Protocol, Refused
 from handlers.ingest.venues.survey import Survey
 from transport.instruments import Instrument
 from transport.records import BOOK_DELTA, BOOK_SNAPSHOT, CONNECTION, DISCONNECTED, EVENT_END, GAP, OVERRUN, copied, empty
@@ -183,7 +182,7 @@ class CaptureFeed(Feed):
             return (life(split, self._protocol.places.known),) if split.url == LIFE_URL else self._protocol.parse(split)
         except Refused as refused:
             reason, what = refused.reason, str(refused)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except NO_JSON as error:
             reason, what = BROKEN_LINE, str(error)
         self.count(reason, f"line {at + 1}: {what}")
         harmless = self._protocol.sequenced or reason in NOT_OF_A_BOOK
