@@ -28,6 +28,7 @@ from handlers.ingest.errors import FeedError
 from handlers.ingest.venues import rest
 from handlers.ingest.venues.live_lines import Taken, WaitingLines
 from handlers.ingest.venues.own_lines import MARK, OwnLine, write
+from handlers.ingest.venues.protocol import NO_JSON
 from handlers.ingest.venues.stream import Stream
 from transport.records import CONNECT_FAILED, CONNECTED, CONNECTING, DISCONNECTED, OVERRUN, RESYNC, SUBSCRIBED
 
@@ -39,6 +40,7 @@ REST_SPACING_S = 0.1  # between two requests: ten a second stay below every venu
 RESYNC_SPACING_S = 1.0  # between two requests for the same book
 STOP_TIMEOUT_S = 10.0
 INSTRUMENT_ATTEMPTS = 5
+NORMAL, ABNORMAL = 1000, 1006  # close codes
 NETWORK = (OSError, WebSocketException, TimeoutError)  # what a connection may end with
 T = TypeVar("T")
 
@@ -65,6 +67,7 @@ class LiveSource:
         self._rest_free: asyncio.Lock | None = None
         self._rest_from = 0.0  # no request before
         self._socket: ClientConnection | None = None
+        self._fault: asyncio.Future[None] | None = None
         self._heard = 0.0
         self._lines.put(write(OwnLine("capture", venue=stream.market, symbols=list(stream.symbols))))
 
@@ -139,7 +142,7 @@ class LiveSource:
         """Keep an answer as a line, if it is JSON; whether it was."""
         try:
             msgspec.json.decode(answer.body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except NO_JSON:
             return False
         self._lines.put(write(OwnLine("rest", url=url, status=200, body=Raw(_one_line(answer.body)))))
         return True
@@ -208,14 +211,16 @@ class LiveSource:
         try:
             await self._follow(socket, attempt)
         finally:
-            self._tell(DISCONNECTED, attempt, socket.close_code or 0)
+            self._tell(DISCONNECTED, attempt, _close_code(socket))
         return True
 
     async def _follow(self, socket: ClientConnection, attempt: int) -> None:
         """Subscribe, and write down what comes, until it ends or is silent for too long, or `stop`."""
         assert self._stopping is not None
         self._socket, self._heard = socket, time.monotonic()
-        tasks = [asyncio.create_task(c) for c in (self._listen(socket, attempt), self._watch(socket), self._stopping.wait())]
+        self._fault = asyncio.get_running_loop().create_future()
+        tasks: list[asyncio.Future[Any]] = [self._fault]
+        tasks += [asyncio.create_task(c) for c in (self._listen(socket, attempt), self._watch(socket), self._stopping.wait())]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -248,9 +253,6 @@ class LiveSource:
         pinged = time.monotonic()
         while time.monotonic() - self._heard < self.stream.idle_s:
             await asyncio.sleep(min(1.0, self.stream.idle_s / 10))
-            for book in self._books.values():
-                if book.done() and not book.cancelled():
-                    book.result()  # raises what is a bug
             if self.stream.ping_s and time.monotonic() - pinged >= self.stream.ping_s:
                 pinged = time.monotonic()
                 with suppress(ConnectionClosed):
@@ -264,6 +266,13 @@ class LiveSource:
         if self._socket is None or (task is not None and not task.done()):
             return
         self._books[symbol] = asyncio.create_task(self._fetch_book(symbol, self._socket))
+        self._books[symbol].add_done_callback(self._look_at_book)
+
+    def _look_at_book(self, task: asyncio.Task[None]) -> None:
+        """What a task that nobody waits for raised, a bug, ends the connection and with it the source."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None and self._fault is not None and not self._fault.done():
+            self._fault.set_exception(error)
 
     async def _fetch_book(self, symbol: str, socket: ClientConnection) -> None:
         """Ask until the book has come, or the connection ends, which cancels this."""
@@ -292,6 +301,14 @@ class LiveSource:
             if answer.status == 200 and self._keep_answer(url, answer):
                 return  # without waiting for anything more: whom this book does not help asks for the next
             await asyncio.sleep(rest.back_off_s(attempt))
+
+
+def _close_code(socket: ClientConnection) -> int:
+    """Why a connection ended: what the venue said; where it said nothing (1006), what we told it was wrong, as a message too big."""
+    sent = socket.protocol.close_sent
+    if socket.close_code in (None, ABNORMAL) and sent is not None and sent.code != NORMAL:
+        return int(sent.code)
+    return int(socket.close_code or 0)
 
 
 def _one_line(body: bytes) -> bytes:
@@ -336,7 +353,7 @@ def _answer(answered: asyncio.Future[rest.Answer], answer: rest.Answer) -> None:
         answered.set_result(answer)
 
 
-async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:
+async def _end(tasks: Sequence[asyncio.Future[Any]]) -> None:
     """End tasks; errors of the network end with them, others are raised."""
     for task in tasks:
         task.cancel()

@@ -98,6 +98,9 @@ class LiveFeed(CaptureFeed):
         self.quiet_ns = 0
         self._look_at = 0.0
         configured = {i.symbol: i for i in instruments if i.venue == stream.market}
+        bare = [s for s in stream.symbols if configured and s not in configured]
+        if bare:  # a replay of the capture takes the configuration's instruments alone
+            raise FeedError(f"the configuration describes instruments of {stream.market}, but not {bare[0]}: describe all that are followed, or none")
         described = {symbol: configured.get(symbol, i) for symbol, i in self._described(stream).items()}
         super().__init__(stream.market, [Path(stream.market)], Nanoseconds(), Survey(stream.protocol(), stream.market, described), ())
 
