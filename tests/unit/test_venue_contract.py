@@ -189,7 +189,7 @@ def decoded(sample: Sample, lines: list[bytes], tmp_path: Path, rows_max: int) -
     return rows, feed.counters, feed
 
 
-def test_rows_depend_neither_on_chunks_nor_on_batches_even_where_lines_are_damaged(
+def test_rows_depend_neither_on_chunks_nor_batches_nor_the_scanner_even_where_lines_are_damaged(
     sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     rng = random.Random(seed)
@@ -202,6 +202,11 @@ def test_rows_depend_neither_on_chunks_nor_on_batches_even_where_lines_are_damag
     for batch, rows_max in ((1, 7), (13, 1)):
         monkeypatch.setattr(module, "BATCH_LINES", batch)
         again, counted, _ = decoded(sample, lines, tmp_path, rows_max)
+        assert again.tobytes() == rows.tobytes()
+        assert counted == counters
+    with monkeypatch.context() as plain:
+        plain.setattr(sample.kind, "scanner", lambda self: None)
+        again, counted, _ = decoded(sample, lines, tmp_path, 10**9)
         assert again.tobytes() == rows.tobytes()
         assert counted == counters
     assert rows["flags"][-1] & EVENT_END
