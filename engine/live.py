@@ -76,8 +76,9 @@ class LiveSession(Session):
         if self._seconds:
             self._until_s = time.monotonic() + self._seconds
         sequencer = self.built.line.sequencer
-        for number in range(len(self.intakes)):
-            open_window(sequencer, number, empty(0), 0, False)
+        for number, intake in enumerate(self.intakes):
+            intake.current = Window(empty(0), 0)  # what is handed over before this feed's first record bears it
+            open_window(sequencer, number, intake.current.rows, 0, False)
         while not self._turn_all():
             if all(w["final"] for w in sequencer.windows):
                 break
