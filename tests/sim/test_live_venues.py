@@ -18,6 +18,7 @@ from engine.verify import verify
 from handlers.domain import reasons
 from handlers.ingest.venues import live_feed
 from handlers.ingest.venues.coinbase import CoinbaseStream
+from handlers.ingest.venues.live import LiveSource
 from handlers.ingest.venues.okx import OkxStream
 from tests.live_session import await_that, followed, nothing_left
 from tests.live_venues import STARTED, Recorded, coinbase, kraken, okx, subscribed
@@ -49,21 +50,34 @@ def test_two_venues_run_through_one_line_and_a_quiet_one_holds_nobody_up(
     (busy, symbols), (quiet, others) = okx(data_dir), coinbase(data_dir)
     busy_server = busy.server([subscribed(symbols[0]), *map(Send, busy.texts)])
     quiet_server = quiet.server([subscribed(others[0]), *map(Send, quiet.texts[:20])])
-    stop = threading.Event()
+    stop, work = threading.Event(), LiveSource._work
+    seen: list[int] = []
+    reached: list[int] = []
+
+    def slowly(self: LiveSource) -> None:
+        if self.stream.market == "coinbase":  # the other one's records are journaled before its first
+            time.sleep(0.3)
+        work(self)
+
+    monkeypatch.setattr(LiveSource, "_work", slowly)
     with nothing_left(), busy_server.running(), quiet_server.running():
         monkeypatch.setattr(OkxStream, "markets", {"okx": (busy_server.ws_url, busy_server.rest_url + "/api/v5")})
         monkeypatch.setattr(CoinbaseStream, "markets", {"coinbase": (quiet_server.ws_url, quiet_server.rest_url)})
-        ender = threading.Thread(target=lambda: (await_that(busy_server.played.is_set), time.sleep(0.4), stop.set()))
+        def end() -> None:
+            await_that(busy_server.played.is_set)
+            time.sleep(0.8)
+            reached.append(seen[-1])
+            stop.set()
+
+        ender = threading.Thread(target=end)
         ender.start()
-        done = follow({"okx": symbols, "coinbase": others}, *resolve(None), tmp_path / "run", stop=stop)
+        follow({"okx": symbols, "coinbase": others}, *resolve(None), tmp_path / "run", stop=stop, progress=lambda doing, n, *of: seen.append(n))
         ender.join()
     rows = log_rows(tmp_path / "run", "input")
     feeds = [rows[rows["source_id"] == source] for source in np.unique(rows["source_id"][rows["source_id"] >= 4])]
     assert [int(np.count_nonzero(r["flags"] & EVENT_END)) > 15 for r in feeds] == [True, True]
     assert [r["action"][r["kind"] == CONNECTION].tolist() for r in feeds] == [[*STARTED, DISCONNECTED]] * 2
-    late = feeds[0]["ts_recv_ns"][feeds[0]["kind"] != CONNECTION].max()
-    assert np.count_nonzero(feeds[1]["ts_recv_ns"][feeds[1]["kind"] != CONNECTION] > late) == 0, "the other one was silent meanwhile"
-    assert done.summary["seconds"] < 10
+    assert reached[0] > 0.9 * len(rows), "the busy one's records waited for the quiet one"
     assert verify(tmp_path / "run").proved
 
 
