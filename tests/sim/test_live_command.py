@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,11 +109,13 @@ def test_a_second_signal_interrupts(server: VenueServer, tmp_path: Path) -> None
 
 def test_a_signal_before_the_venue_has_answered_interrupts(tmp_path: Path) -> None:
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        with VenueServer([[]], lambda path: Answer(str(time.sleep(1)))).running() as server:
+        over = threading.Event()
+        with VenueServer([[]], lambda path, over=over: Answer(str(over.wait(5)))).running() as server:  # type: ignore[misc]
             process = recorder(server, tmp_path)
             await_that(lambda: bool(server.requests))
             process.child.send_signal(number)
             assert process.ended()[0] == code
+            over.set()
         assert not list(tmp_path.iterdir())
 
 
