@@ -178,6 +178,10 @@ class VenueServer:
             self.port = next(iter(self._server.sockets)).getsockname()[1]
             ready.set()
             await done.wait()
+        left = asyncio.all_tasks() - {asyncio.current_task()}  # a handshake that is still being answered
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     @contextmanager
     def running(self) -> Iterator[VenueServer]:
