@@ -24,6 +24,7 @@ from transport.instruments import Instrument, plain
 ENV_PREFIX = "TICKLINE"
 BUILTIN_STRATEGIES = ("momentum", "mean_reversion")
 MONEY_MAX = 2**62  # half of what int64 holds, so that the sum of two amounts within it cannot wrap
+SPAN_MAX_NS = 366 * 86_400 * 10**9
 LOTS_MAX = 2**40  # of one order, and of one position to begin with: times any price in use it still fits int64
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$", max_length=64)]
 Params = dict[str, int | float]
@@ -124,6 +125,15 @@ class JournalConfig(Section, frozen=True):
     embed: bool = False  # an imported tape is referred to by hash, not copied
 
 
+class WarmupConfig(Section, frozen=True, rename={"source": "from"}):
+    """`[warmup]`: the history that a live line is fed before it may trade; a replay has its own in its feeds."""
+
+    source: Literal["off", "journal", "parquet", "rest"] = "off"  # a line that knows nothing trades on what comes
+    path: str = ""  # of journal: a run's folder; of parquet: whatever a replay takes
+    span: Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,6}[smhd]$")] = "2h"  # the slow mean of 200 events and a bar many times over
+    on_hole: Literal["stop", "trade"] = "stop"  # what the strategies know is then not what they would know
+
+
 class RuntimeConfig(Section, frozen=True):
     """`[runtime]`: where the line runs; nothing here may change a decision."""
 
@@ -141,6 +151,7 @@ class Config(Section, frozen=True):
     features: FeaturesConfig = FeaturesConfig()
     risk: RiskConfig = RiskConfig()
     journal: JournalConfig = JournalConfig()
+    warmup: WarmupConfig = WarmupConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     instrument: tuple[Instrument, ...] = ()  # used instead of what the tape's prices suggest
     strategy: tuple[StrategyConfig, ...] = ()
@@ -169,8 +180,8 @@ def resolve(
 
 
 def deciding(config: Config) -> Config:
-    """What a run's decisions follow from: where it ran and how it was journaled are put back to their defaults."""
-    return msgspec.structs.replace(config, runtime=RuntimeConfig(), journal=JournalConfig())
+    """What a run's decisions follow from: where it ran, how it was journaled and where its first records came from are put back."""
+    return msgspec.structs.replace(config, runtime=RuntimeConfig(), journal=JournalConfig(), warmup=WarmupConfig())
 
 
 def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
@@ -179,10 +190,25 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
         yield "features.ema_fast", f"{config.features.ema_fast} must be below ema_slow, {config.features.ema_slow}"
     if len(set(config.runtime.cores)) < len(config.runtime.cores):
         yield "runtime.cores", "a core is named twice"
+    yield from _wrong_warmup(config.warmup)
     yield from _wrong_money(config)
     yield from _wrong_instruments(config.instrument)
     yield from _wrong_strategies(config.strategy)
     yield from _wrong_positions(config)
+
+
+def _wrong_warmup(warmup: WarmupConfig) -> Iterator[tuple[str, str]]:
+    if warmup.source in ("journal", "parquet") and not warmup.path:
+        yield "warmup.from", f'"{warmup.source}" needs warmup.path'
+    elif warmup.path and warmup.source not in ("journal", "parquet"):
+        yield "warmup.path", f'"{warmup.path}" is not read from = "{warmup.source}"'
+    if span_ns(warmup.span) > SPAN_MAX_NS:
+        yield "warmup.span", f'"{warmup.span}" is more than a year'
+
+
+def span_ns(span: str) -> int:
+    """A span as `90s`, `15m`, `2h` or `1d`, in ns."""
+    return int(span[:-1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[span[-1]] * 10**9
 
 
 def _wrong_money(config: Config) -> Iterator[tuple[str, str]]:
@@ -281,7 +307,7 @@ def values_told(config: Config, origins: Mapping[str, str]) -> dict[str, tuple[s
 
     def values(key: str, value: Any) -> Iterator[tuple[str, Any]]:
         if isinstance(value, msgspec.Struct):
-            inner = [(f, getattr(value, f)) for f in value.__struct_fields__]
+            inner = [(f.encode_name, getattr(value, f.name)) for f in msgspec.structs.fields(value)]
         elif isinstance(value, dict):
             inner = sorted(value.items())
         elif isinstance(value, tuple) and any(isinstance(v, msgspec.Struct) for v in value):
@@ -299,7 +325,7 @@ def _dump_table(table: msgspec.Struct, header: str, at: str, origins: Mapping[st
     """Plain values first: in TOML a key after a sub-table's header would belong to that."""
     later: list[tuple[str, Any]] = []
     for field in msgspec.structs.fields(table):
-        name, value = field.name, getattr(table, field.name)
+        name, value = field.encode_name, getattr(table, field.name)
         if struct_in(field.type) or isinstance(value, dict):
             later.append((name, value))
         else:

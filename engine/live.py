@@ -24,6 +24,7 @@ from engine.loops import WANTS_WINDOW
 from engine.observe.progress import Say, silent
 from engine.replay import Replayed, run_feeds
 from engine.session import PACED_HAND_OVER_S, TERMINATED, Session, Terminated
+from engine.warming import warm_up
 from handlers.ingest.errors import FeedError
 from handlers.ingest.sequencer import open_window, quiet_until, start_timers
 from handlers.ingest.venues.live import LiveSource
@@ -155,6 +156,9 @@ def follow(
         live = [LiveFeed(LiveSource(stream, woken), writer, config.instrument) for stream in streams]
         opened = [OpenFeed(f"{f.name}:{','.join(f.source.stream.symbols)}", f.instruments, decoder=f) for f in live]
         feeds, instruments = bound(opened)
+        if config.warmup.source != "off":
+            progress("reading the history", 0)
+            warm_up(live, config.warmup, config.instrument)
 
         def new_session(built: Built, windows: list[Any], take: Callable[[Batch], None], name: str) -> Session:
             return LiveSession(built, windows, take, live, stop, seconds, config.line.timer_origin_ns)

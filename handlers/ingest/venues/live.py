@@ -16,6 +16,7 @@ import json
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 
 from typing import Any
@@ -28,6 +29,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from handlers.ingest.errors import FeedError
 from handlers.ingest.venues import rest
 from handlers.ingest.venues.own_lines import OwnLine, write
+from handlers.ingest.venues.past import Past
 from handlers.ingest.venues.stream import Stream
 from transport.clock import wall_ns
 from transport.records import CONNECT_FAILED, CONNECTED, CONNECTING, DISCONNECTED, OVERRUN, RESYNC, SUBSCRIBED
@@ -70,6 +72,7 @@ class LiveSource:
         self._rest_free: asyncio.Lock | None = None
         self._socket: ClientConnection | None = None
         self._heard = 0.0
+        self.past = Past(self, self._append)
         self.failure: BaseException | None = None
         self._append(write(OwnLine("capture", venue=stream.market, symbols=list(stream.symbols))))
 
@@ -110,12 +113,16 @@ class LiveSource:
                 loop.call_soon_threadsafe(stopping.set)
         thread.join(STOP_TIMEOUT_S)
 
-    def resync(self, symbol: str) -> None:
-        """Ask for the symbol's book anew, unless it is on its way."""
+    def in_loop(self, what: Callable[..., object], *args: object) -> None:
+        """Have `what` called on the connection's thread, if it is there."""
         loop = self._loop
         if loop is not None and not loop.is_closed():
             with suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._begin_book, symbol)
+                loop.call_soon_threadsafe(what, *args)
+
+    def resync(self, symbol: str) -> None:
+        """Ask for the symbol's book anew, unless it is on its way."""
+        self.in_loop(self._begin_book, symbol)
 
     def fetch_instruments(self) -> None:
         """Ask for the symbols' descriptions and keep the answers as lines; blocks; raises FeedError when they cannot be had."""
@@ -128,6 +135,11 @@ class LiveSource:
                     what = f"status {answer.status}" if answer.status else answer.body.decode(errors="replace")
                     raise FeedError(f"{self.stream.market}: {url} does not answer ({what}) after {attempt} attempts")
                 time.sleep(answer.after_s or rest.back_off_s(attempt))
+
+    @property
+    def connected(self) -> bool:
+        """A connection stands."""
+        return self._socket is not None
 
     # --- lines --------------------------------------------------------------------------------------------------------
 
@@ -227,7 +239,7 @@ class LiveSource:
             books = list(self._waiting.values())
             self._waiting.clear()
             self._asked.clear()
-            await _end([*tasks, *books])
+            await _end([*tasks, *books, *self.past.leave()])
             await _end([asyncio.create_task(socket.close())], timeout_s=2.0)
             self._tell(DISCONNECTED, attempt, socket.close_code or 0)
 
@@ -239,6 +251,7 @@ class LiveSource:
             for symbol in self.stream.symbols:
                 if self.stream.book_url(symbol):
                     self._begin_book(symbol)
+            self.past.begin()
             while True:
                 message_bytes = await socket.recv(decode=False)
                 self._heard = time.monotonic()
@@ -283,18 +296,23 @@ class LiveSource:
             except ConnectionClosed:
                 pass
             return
-        assert self._rest_free is not None
         attempt = 0
         while True:
             attempt += 1
-            async with self._rest_free:  # one at a time, spaced
-                answer = await asyncio.to_thread(rest.get, url)
-                kept = self._keep_answer(url, answer)
-                await asyncio.sleep(answer.after_s or REST_SPACING_S)
+            kept, answer = await self.request(url)
             self._tell(RESYNC, attempt, answer.status, symbol)
             if kept:
                 return
             await asyncio.sleep(rest.back_off_s(attempt))
+
+    async def request(self, url: str, spacing_s: float = 0.0) -> tuple[bool, rest.Answer]:
+        """(whether it is good, and so among the lines, answer) of a request: one at a time, spaced."""
+        assert self._rest_free is not None
+        async with self._rest_free:
+            answer = await asyncio.to_thread(rest.get, url)
+            kept = self._keep_answer(url, answer)
+            await asyncio.sleep(answer.after_s or max(spacing_s, REST_SPACING_S))
+        return kept, answer
 
 
 def _one_line(body: bytes) -> bytes:
