@@ -24,6 +24,7 @@ from handlers.ingest.errors import FeedError
 from handlers.ingest.venues.joining import TAIL_MAX
 from handlers.ingest.venues.live_feed import LiveFeed
 from handlers.ingest.venues.own_lines import OwnLine
+from handlers.ingest.venues.stream import Stream
 from transport.clock import wall_ns
 from transport.instruments import Instrument
 from transport.records import BOOK_DELTA, BOOK_SNAPSHOT, CLEAR, EVENT_END, EVENT_FIRST, GAP, NO_INSTRUMENT, TRADE, WARMUP, copied, empty
@@ -33,6 +34,17 @@ NS_PER_MS = 10**6
 ALWAYS = -(2**62)  # before every time
 
 
+def check_streams(streams: Sequence[Stream], warmup: WarmupConfig) -> None:
+    """Raises ConfigError where a venue cannot tell what the warm-up needs."""
+    for stream in streams:
+        wants_past = warmup.source == "rest" or (warmup.source != "off" and warmup.on_hole == "stop")
+        if wants_past and not stream.trades_url(stream.symbols[0], 0):
+            raise ConfigError(
+                f"warmup: past trades of {stream.market} cannot be had, so that no history can be joined to it without a hole; "
+                'from = "journal" with on_hole = "trade" goes on over that'
+            )
+
+
 def warm_up(feeds: Sequence[LiveFeed], warmup: WarmupConfig, configured: Sequence[Instrument]) -> None:
     """Give bound live feeds what they begin with; raises ConfigError, FeedError in words."""
     if warmup.source == "off":
@@ -40,10 +52,6 @@ def warm_up(feeds: Sequence[LiveFeed], warmup: WarmupConfig, configured: Sequenc
     since_ms = (wall_ns() - span_ns(warmup.span)) // NS_PER_MS
     for feed in feeds:
         stream = feed.source.stream
-        if not stream.trades_url(stream.symbols[0], since_ms) and (warmup.source == "rest" or warmup.on_hole == "stop"):
-            raise ConfigError(
-                f'warmup: trades of the past cannot be had from {stream.market}; from = "journal" with on_hole = "trade" goes on over the hole'
-            )
         if warmup.source == "rest":
             joins, windows = [OwnLine("history", symbol=s) for s in stream.symbols], None
         else:

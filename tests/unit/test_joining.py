@@ -5,7 +5,6 @@ Driven as a capture drives it, and so exactly as a session does.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -207,7 +207,9 @@ class CaptureFeed(Feed):
 
     def _let_through(self, messages: Rows, rows: Rows) -> Iterator[Rows]:
         """Cut out what was refused or must wait; all else passes as it is, in long runs."""
-        watched = (messages["refused"] != 0) | np.isin(messages["kind"], (*WATCHED, TRADE) if self._joining.joins else WATCHED)
+        watched = (messages["refused"] != 0) | np.isin(messages["kind"], WATCHED)
+        if self._joining.joins:
+            watched |= (messages["kind"] == TRADE) & np.isin(messages["place"], list(self._joining.joins))
         begin = 0
         for m in messages[watched]:
             start, stop = int(m["start"]), int(m["stop"])

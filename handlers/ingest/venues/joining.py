@@ -120,19 +120,18 @@ class Joining:
     def step(self, m: np.void, rows: Rows) -> Iterator[Rows]:
         """What may pass, of a trade or of what waited for the JOINED record that `m` is."""
         join = self.joins.get(int(m["place"]))
-        if m["kind"] == CONNECTION:
+        if join is None:
             yield rows
-            if join is not None:
-                yield from self._told(join, m)
-        elif join is None:
-            yield rows
+        elif m["kind"] == CONNECTION:
+            yield rows  # before what waited for it, which was received earlier: the line's time has gone on to here
+            yield from self._told(join, m)
         elif join.told or m["prev_seq"] == PAST:
             yield from self._pass(join, [Held(m, rows)])
         else:
             join.hold(Held(m, rows))
 
     def _told(self, join: Join, m: np.void) -> Iterator[Rows]:
-        """The past of a symbol stands above, or why not: `code` of the record."""
+        """The past of a symbol stands above, or why not, `code` of the record says: what waited, if it can pass."""
         place, code, waiting = int(m["place"]), int(m["venue_seq"]), list(join.held)
         if code:
             yield self.host.tell_hole(m, join.last + 1, 0)

@@ -65,7 +65,7 @@ class LiveSource:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
-        self._stop_asked = False
+        self.stop_asked = False
         self._ended = False
         self._waiting: dict[str, asyncio.Task[None]] = {}  # symbol -> its book on the way
         self._asked: dict[str, float] = {}
@@ -103,7 +103,7 @@ class LiveSource:
 
     def stop(self) -> None:
         """Close the connection and wait for the thread's end; what came until then can still be taken."""
-        self._stop_asked = True
+        self.stop_asked = True
         thread, loop, stopping = self._thread, self._loop, self._stopping
         if thread is None:
             self._ended = True
@@ -197,7 +197,7 @@ class LiveSource:
         """Connect, and connect again, until `stop`."""
         self._loop, self._stopping, self._rest_free = asyncio.get_running_loop(), asyncio.Event(), asyncio.Lock()
         failed = 0
-        while not self._stopping.is_set() and not self._stop_asked:
+        while not self._stopping.is_set() and not self.stop_asked:
             began = time.monotonic()
             stood = await self._connect_once(failed + 1)
             failed = 1 if stood and time.monotonic() - began >= STABLE_S else failed + 1

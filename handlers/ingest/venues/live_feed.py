@@ -110,7 +110,10 @@ class LiveFeed(CaptureFeed):
     def chunks(self, rows_max: int) -> Iterator[Rows]:
         self.restart()
         if self._history is not None:
-            yield from self._history(rows_max)
+            for rows in self._history(rows_max):
+                yield rows
+                if self.source.stop_asked:
+                    break
         lines = self._early
         self.source.start()
         ended = False
