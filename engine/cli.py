@@ -1,7 +1,7 @@
 """The `tickline` command. Nothing heavy is imported before a command needs it: `--help` must be instant.
 
-Exit codes: 0 done, 1 a run that is not proved or a strategy that stopped the line, 2 bad usage, input or configuration,
-3 a resource refused (disk, shared memory) or a process of the run that died or hung, 4 a fault of the engine stopped the line,
+Exit codes: 0 done, 1 a run that is not proved, a strategy that stopped the line or a day that is not published, 2 bad usage, input or configuration,
+3 a resource refused (disk, shared memory, network) or a process of the run that died or hung, 4 a fault of the engine stopped the line,
 130 interrupted, 143 terminated.
 """
 
@@ -17,12 +17,14 @@ import typer
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="An event-driven trading engine that can prove what it did.")
 new_app = typer.Typer(no_args_is_help=True, help="Write the beginnings of something.")
 app.add_typer(new_app, name="new")
+fetch_app = typer.Typer(no_args_is_help=True, help="Download public market data.")
+app.add_typer(fetch_app, name="fetch")
 
-Feeds = Annotated[list[str], typer.Argument(help="capture file or folder, a.gz,b.gz, tape, run folder, or synthetic:ROWS[:SEED[:INSTRUMENTS]]")]
+Feeds = Annotated[list[str], typer.Argument(help="capture or table, a folder of them, a.gz,b.gz, tape, run folder, or synthetic:ROWS[:SEED[:INSTRUMENTS]]")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file")]
 Json = Annotated[bool, typer.Option("--json", help="machine-readable result on stdout")]
 ENDED = {130: "interrupted", 143: "terminated"}  # by SIGINT, by SIGTERM
-TABLES = "trades|quotes|tops|bars|features|signals|orders|fills|positions|pnl"
+TABLES = "trades|quotes|tops|bars|features|indicators|signals|orders|fills|positions|pnl"
 
 
 def _speed(text: str) -> float:
@@ -154,13 +156,41 @@ def import_(
 
     resolved, _ = _resolve(config, {})
     with ProgressBar(as_json) as progress:
-        facts = import_feeds(feeds, resolved.instrument, out, progress)
+        facts = import_feeds(feeds, resolved.instrument, out, progress, resolved.feeds.crossed_quotes)
     if as_json:
         _print_json(facts)
         return
     typer.echo(f"{facts['rows']:,} records of {', '.join(facts['instruments'])} in {out}")
     for reason, n in facts["refused"].items():
         typer.echo(f"    {reason}: {n:,}")
+
+
+@fetch_app.command("binance")
+def fetch_binance(
+    symbol: Annotated[str, typer.Option(help="as the venue writes it: BTCUSDT, BTCUSD_PERP")],
+    date: Annotated[str, typer.Option(help="day, UTC: 2024-08-08")],
+    out: Annotated[Path, typer.Option(help="folder; the archive's own folders are made in it")],
+    to: Annotated[str | None, typer.Option(help="last day, itself included")] = None,
+    market: Annotated[str, typer.Option(help="spot, um (USD-M futures) or cm (COIN-M futures)")] = "spot",
+    data: Annotated[str, typer.Option(help="trades, aggTrades, klines; of futures also bookTicker")] = "trades",
+    interval: Annotated[str, typer.Option(help="of klines")] = "1m",
+    base_url: Annotated[str | None, typer.Option("--base-url", help="of a mirror with the same layout")] = None,
+    as_json: Json = False,
+) -> None:
+    """Download the daily files of Binance's public archive, checked by their SHA-256; what was cut is resumed."""
+    from engine.fetch import BASE_URL, Wanted, day_of, fetch
+    from engine.observe.progress import ProgressBar
+
+    wanted = Wanted(market, data, symbol, day_of(date), day_of(to or date), interval)
+    with ProgressBar(as_json, unit="bytes") as progress:
+        facts = fetch(wanted, out, progress, base_url or BASE_URL)
+    if as_json:
+        _print_json(facts)
+    else:
+        typer.echo(f"{len(facts['fetched'])} fetched, {len(facts['there'])} there already; as a feed: {facts['folder']}")
+    for name in facts["not_published"]:
+        typer.echo(f"    {name}: the archive does not have it (a day's file is published on the day after)", err=True)
+    raise typer.Exit(1 if facts["not_published"] else 0)
 
 
 Venue = Annotated[str, typer.Option(help="binance, binance_usdm, binance_coinm, okx, kraken or coinbase")]
@@ -244,6 +274,27 @@ def _follow(
 
 
 @app.command()
+def quality(
+    feeds: Feeds,
+    config: ConfigFile = None,
+    min_score: Annotated[float, typer.Option(help="exit with 1 when a feed's score is below it", min=0, max=100)] = 0.0,
+    as_json: Json = False,
+) -> None:
+    """Look through feeds and tell how good their data is: objections by check, the first of each, clock skew, a score."""
+    from engine.observe.progress import ProgressBar
+    from engine.quality import assess, render
+
+    resolved, _ = _resolve(config, {})
+    with ProgressBar(as_json) as progress:
+        reports = assess(feeds, resolved, progress)
+    if as_json:
+        _print_json(reports)
+    else:
+        render(reports)
+    raise typer.Exit(int(any(report["score"] < min_score for report in reports.values())))
+
+
+@app.command()
 def watch(as_json: Json = False) -> None:
     """Show what the runs on this machine are doing, until the last has ended; with --json once."""
     from engine.observe.counters import observed
@@ -301,7 +352,7 @@ def _print_json(value: Any) -> None:
 
 def _known_error(error: Exception) -> int | None:
     """Exit code of an error that a user can act on; None for a bug, whose traceback is wanted."""
-    from engine.errors import EngineError, LineBroken, LineStopped, WorkerDied
+    from engine.errors import EngineError, FetchError, LineBroken, LineStopped, WorkerDied
     from handlers.ingest.errors import FeedError
     from transport.errors import SegmentError, StorageError, TransportError
 
@@ -309,7 +360,7 @@ def _known_error(error: Exception) -> int | None:
         return 4
     if isinstance(error, LineStopped):
         return 1
-    if isinstance(error, StorageError | SegmentError | WorkerDied | OSError):  # what the system refused or ended, wherever it did
+    if isinstance(error, StorageError | SegmentError | WorkerDied | FetchError | OSError):  # what the system refused or ended, wherever it did
         return 3
     if isinstance(error, EngineError | FeedError | TransportError) or type(error).__module__ == "handlers.signals.errors":
         return 2

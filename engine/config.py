@@ -33,7 +33,10 @@ MicrosBack = Annotated[int, Meta(ge=1, le=86_400_000_000)]  # a way back takes t
 Millis = Annotated[int, Meta(ge=0, le=86_400_000)]  # up to a day
 Count = Annotated[int, Meta(ge=1, le=2**30)]
 Window = Annotated[int, Meta(ge=1, le=10_000_000)]  # events; more than a busy instrument has in a day
+Policy = Literal["off", "flag", "drop", "halt"]
 Core = Annotated[int, Meta(ge=0, le=4095)]
+Bits = Annotated[int, Meta(ge=0, le=2**62)]
+ALWAYS = "24/7"  # no calendar
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,8 +92,28 @@ class FeaturesConfig(Section, frozen=True):
     ema_fast: Window = 50  # about 5 s of a book published every 100 ms
     ema_slow: Window = 200  # four times the fast, the usual ratio of a crossover
     volatility_window: Window = 200  # as the slow average, so that both turn over together
-    bar_interval_s: Annotated[int, Meta(ge=1, le=86_400)] = 60  # the minute bar
     depth: Annotated[int, Meta(ge=0, le=32)] = 0  # levels of the book a side in the feature row: a slot more for two of them
+
+
+class BarsConfig(Section, frozen=True):
+    """`[bars]`: how trades, or quotes, are cut into bars; with the defaults but for the interval the line is at its fastest."""
+
+    by: Literal["time", "session", "ticks", "volume", "notional", "tick_imbalance", "volume_imbalance"] = "time"  # the usual bar
+    of: Literal["trades", "quotes"] = "trades"  # quotes: a pair of bars, bid and ask, by time or session
+    interval_s: Annotated[int, Meta(ge=1, le=86_400)] = 60  # by time: the minute bar
+    size: Decimal = Decimal(1000)  # of what `by` names but time and session: trades, quantity or money; a thousand trades are minutes
+    adapt_bars: Annotated[int, Meta(ge=0, le=10_000)] = 0  # imbalance: the size follows that many bars; 0: it stays
+    session: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_/]+$", max_length=16)] = ALWAYS  # an exchange's market identifier, XNYS: no bar outside its sessions or across two; by default no end of a day
+    close_on: Literal["trade", "record", "timer"] = "trade"  # what closes a bar of the clock at the earliest
+    close_after_ms: Millis = 1000  # timer: how long after its end; above the way here and what clocks differ by
+    price_excluded_conditions: Bits = 0  # trades with one of these bits set no price
+    volume_excluded_conditions: Bits = 0  # and these add no volume
+
+
+class FeedsConfig(Section, frozen=True):
+    """`[feeds]`: what is done with what they bring, before it enters the line."""
+
+    crossed_quotes: Literal["keep", "drop", "drop_locked"] = "keep"  # of Lean's quote ticks, indicative ones among them: as recorded
 
 
 class RiskConfig(Section, frozen=True):
@@ -108,6 +131,46 @@ class RiskConfig(Section, frozen=True):
     open_orders_max: Annotated[int, Meta(ge=1, le=4096)] = 256  # of the line, half its table at most; above venues' own 200 an instrument
 
 
+class QualityBounds(Section, frozen=True):
+    """`[[quality.bounds]]`: what prices and quantities of an instrument can be at all, "off" where there is no bound."""
+
+    instrument: str  # name, `SYMBOL.venue`
+    price_min: Decimal | None = None
+    price_max: Decimal | None = None
+    qty_max: Decimal | None = None
+
+
+class QualityConfig(Section, frozen=True):
+    """`[quality]`: checks of the feeds' records before they enter the line, and what is done with one that a check objects to.
+
+    "flag" lets it pass marked SUSPECT, "drop" leaves it out, "halt" leaves it out and halts its instrument, "off" does not look.
+    """
+
+    enabled: bool = False  # a recorded day is replayed as it was; `tickline quality` looks all the same
+    price_bounds: Policy = "drop"  # only where bounds are given, and then it is no price
+    price_band: Policy = "flag"
+    time_backwards: Policy = "flag"
+    time_future: Policy = "flag"
+    time_stale: Policy = "flag"
+    volume: Policy = "flag"
+    returns: Policy = "flag"
+    duplicate: Policy = "drop"  # a trade counted twice is a wrong volume
+    trade_gap: Policy = "flag"
+    crossed: Policy = "flag"
+    locked: Policy = "flag"
+    band_bp: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000  # 10 %: the wider band of Limit Up-Limit Down for shares above 3 dollars
+    confirm: Annotated[int, Meta(ge=2, le=1000)] = 5  # so many in a row are no bad print but the market
+    backwards_us: Micros = 0  # a venue's channel is in order
+    future_ms: Millis = 5000  # within it venues take a request of ours for timely (Binance's recvWindow)
+    stale_ms: Millis = 60_000  # a minute late is a replayed message, no slow one
+    volume_multiple: Annotated[float, Meta(gt=1, le=1e9)] = 1000.0  # of the usual trade; recorded ones come to 400
+    return_multiple: Annotated[float, Meta(gt=1, le=1e9)] = 50.0  # of the usual change; 1 in 800 of the recorded trades
+    window: Window = 500  # trades that the usual is taken over, exponentially
+    warmup: Annotated[int, Meta(ge=1, le=1_000_000)] = 200  # trades before anything is usual
+    resume_after: Annotated[int, Meta(ge=0, le=2**40)] = 0  # records without objection that end a halt; 0: the venue's TRADING does
+    bounds: tuple[QualityBounds, ...] = ()
+
+
 class StrategyConfig(Section, frozen=True):
     """`[[strategy]]`: one strategy and what it trades."""
 
@@ -116,6 +179,13 @@ class StrategyConfig(Section, frozen=True):
     instruments: tuple[str, ...] = ("*",)  # names `SYMBOL.venue`, or "*" for all of the tape
     params: Params = {}  # the strategy knows its own defaults
     scope: Literal["instrument", "strategy"] = "instrument"  # one state per instrument: the usual shape of a signal
+
+
+class IndicatorConfig(Section, frozen=True):
+    """`[[feature]]`: one indicator, computed at each bar that closes."""
+
+    name: Name  # of handlers.features.catalogue
+    params: Params = {}  # the indicator knows its own defaults
 
 
 class JournalConfig(Section, frozen=True):
@@ -148,13 +218,17 @@ class Config(Section, frozen=True):
     line: LineConfig = LineConfig()
     account: AccountConfig = AccountConfig()
     latency: LatencyConfig = LatencyConfig()
+    feeds: FeedsConfig = FeedsConfig()
     features: FeaturesConfig = FeaturesConfig()
+    bars: BarsConfig = BarsConfig()
     risk: RiskConfig = RiskConfig()
+    quality: QualityConfig = QualityConfig()
     journal: JournalConfig = JournalConfig()
     warmup: WarmupConfig = WarmupConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     instrument: tuple[Instrument, ...] = ()  # used instead of what the tape's prices suggest
     strategy: tuple[StrategyConfig, ...] = ()
+    feature: tuple[IndicatorConfig, ...] = ()
 
 
 def resolve(
@@ -188,6 +262,7 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
     """(key, what is wrong) of values that are each allowed and do not go together."""
     if config.features.ema_fast >= config.features.ema_slow:
         yield "features.ema_fast", f"{config.features.ema_fast} must be below ema_slow, {config.features.ema_slow}"
+    yield from _wrong_bars(config.bars)
     if len(set(config.runtime.cores)) < len(config.runtime.cores):
         yield "runtime.cores", "a core is named twice"
     yield from _wrong_warmup(config.warmup)
@@ -195,6 +270,27 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
     yield from _wrong_instruments(config.instrument)
     yield from _wrong_strategies(config.strategy)
     yield from _wrong_positions(config)
+    yield from _wrong_bounds(config.quality)
+
+
+def _wrong_bounds(quality: QualityConfig) -> Iterator[tuple[str, str]]:
+    names = [b.instrument for b in quality.bounds]
+    for n, b in enumerate(quality.bounds):
+        if b.price_min is not None and b.price_max is not None and b.price_min > b.price_max:
+            yield f"quality.bounds.{n}.price_min", f"{b.price_min} is above price_max, {b.price_max}"
+        if b.qty_max is not None and b.qty_max <= 0:
+            yield f"quality.bounds.{n}.qty_max", f'{b.qty_max} must be above 0, or "{OFF}"'
+        if names.index(b.instrument) < n:
+            yield f"quality.bounds.{n}.instrument", f"{b.instrument} has bounds above already"
+
+
+def _wrong_bars(bars: BarsConfig) -> Iterator[tuple[str, str]]:
+    if bars.size <= 0:
+        yield "bars.size", f"{bars.size} must be above 0"
+    if bars.of == "quotes" and bars.by not in ("time", "session"):
+        yield "bars.of", f"bars of quotes are by time or session, not by {bars.by}"
+    if bars.adapt_bars and not bars.by.endswith("_imbalance"):
+        yield "bars.adapt_bars", f"bars by {bars.by} have no size that adapts"
 
 
 def _wrong_warmup(warmup: WarmupConfig) -> Iterator[tuple[str, str]]:

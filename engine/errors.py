@@ -4,6 +4,8 @@ EngineError
 ├── LineStopped   a strategy broke its contract, or an edge carried what it may not; the journal is whole up to that input; never retriable
 │   └── LineBroken    an assertion of the engine failed there: a bug of ours
 ├── WorkerDied    a process of the line is gone, failed or hangs; the journal is whole up to where it had come; retriable
+├── FetchError    an archive did not answer, or not what it promised; retriable, and goes on from what came
+│   └── NotPublishedError  it does not have the file
 └── ConfigError   the configuration cannot be used as it stands; never retriable, the message says what to change
 """
 
@@ -40,3 +42,13 @@ class WorkerDied(EngineError):
     """A process of the line was killed, failed outside its loop, or does not move: the run ends, and may be started again."""
 
     retriable = True
+
+
+class FetchError(EngineError):
+    """A file of an archive did not come; the message says which and why."""
+
+    retriable = True
+
+
+class NotPublishedError(FetchError):
+    """The archive does not have the file, perhaps not yet."""

@@ -29,6 +29,7 @@ from engine.tables import (
     FORMATS,
     IF_MARKED,
     KINDS_OF,
+    KNOWN,
     NAMES,
     NUMBER_KINDS,
     PRICED,
@@ -40,7 +41,7 @@ from engine.tables import (
     columns_of,
 )
 from handlers.domain import reasons
-from handlers.domain.schema import FEATURES, LEVEL, schema_id
+from handlers.domain.schema import FEATURES, INDICATORS_FROM, LEVEL, schema_id
 from transport.instruments import MONEY_DECIMALS, Instrument
 from transport.records import ACK, AFTER_FILL, LIMIT_ORDER, NO_INSTRUMENT, POSITION, REC, copied, long_dtype
 
@@ -142,13 +143,19 @@ class Converter:
         chosen = copied(rows, np.isin(rows["kind"], KINDS_OF[self.table]))
         if self.table == "pnl":
             chosen = copied(chosen, chosen["action"] == AFTER_FILL)
-        return self._long(chosen) if self.table == "features" else chosen
+        if self.table in ("features", "indicators"):
+            ours = (chosen["schema_id"] >= INDICATORS_FROM) == (self.table == "indicators")
+            return self._long(copied(chosen, ours))
+        return chosen
 
     def _long(self, slots: Rows) -> Rows:
         """Feature rows, each as one element, of slots that hold whole rows."""
-        parts = 1 + max(int(c.field.partition(".")[0].removeprefix("values") or 0) for c in self._values)
+        parts = 1 + max((int(c.field.partition(".")[0].removeprefix("values") or 0) for c in self._values), default=0)
         schema = schema_id((len(self._values) - len(FEATURES)) // len(LEVEL))
-        if (slots["schema_id"] != schema).any():
+        if self.table == "indicators":
+            if (slots["count"] != len(self._values)).any() or len(set(slots["schema_id"].tolist())) > 1:
+                raise ExportError(f"indicators of another schema than one of {len(self._values)} values")
+        elif (slots["schema_id"] != schema).any():
             raise ExportError(f"features of another schema than {schema}: this version cannot name their columns")
         if len(slots) % parts or (slots["part"].reshape(-1, parts) != np.arange(parts)).any():
             raise ExportError("a feature row lacks some of its slots")
@@ -177,7 +184,7 @@ class Converter:
         else:
             assert column.kind in TEXT_KINDS
             return self._texts(column.kind, values, rows)
-        blank = self._blank(column.blank, rows)
+        blank = self._blank(column.blank, rows, values)
         if blank is not None:
             cells[blank] = None
         return cells.tolist()
@@ -213,12 +220,14 @@ class Converter:
         return [None if v == NO_INSTRUMENT else self.instruments[v].quote for v in rows["instrument_id"].tolist()]
 
     @staticmethod
-    def _blank(rule: str, rows: Rows) -> NDArray[np.bool_] | None:
+    def _blank(rule: str, rows: Rows, values: NDArray[Any]) -> NDArray[np.bool_] | None:
         """Which cells are empty, or None for no rule."""
         if not rule:
             return None
         if rule == PRICED:
             return (rows["order_type"] != LIMIT_ORDER) & (rows["price_ticks"] == 0)
+        if rule == KNOWN:
+            return np.asarray(np.isnan(values))
         if rule == IF_MARKED:
             return (rows["action"] == AFTER_FILL) & (rows["kind"] == POSITION)
         return np.asarray(rows[rule] == 0)

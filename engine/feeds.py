@@ -12,12 +12,14 @@ import numpy as np
 
 from engine.errors import ConfigError
 from engine.journaling import INPUT_LOG, Rows
+from engine.table_maps import read_map
 from handlers.domain import reasons
 from handlers.domain.edges import MARKET_KINDS
 from handlers.ingest.errors import FeedError, NotAFeedError
 from handlers.ingest.feed import Feed
 from handlers.ingest.sequencer import FEEDS_MAX, source_of
 from handlers.ingest.venues.captures import open_feed
+from handlers.ingest.venues.lean_rows import KEEP
 from handlers.ingest.venues.synthetic import SyntheticFeed
 from transport.errors import TransportError
 from transport.instruments import Instrument
@@ -125,8 +127,10 @@ def _is_tape(path: Path) -> bool:
         return file.read(len(MAGIC)) == MAGIC
 
 
-def open_one(spec: str, instruments: Sequence[Instrument], known: Sequence[Instrument] = ()) -> OpenFeed:
-    """Open a feed by what it is; `known` as `open_feed` takes it; raises FeedError in words a user understands."""
+def open_one(
+    spec: str, instruments: Sequence[Instrument], known: Sequence[Instrument] = (), *, crossed_quotes: str = KEEP
+) -> OpenFeed:
+    """Open a feed by what it is; `known` and `crossed_quotes` as `open_feed` takes them; raises FeedError in words a user understands."""
     if spec.startswith(SYNTHETIC):
         return _synthetic(spec)
     path = Path(spec)
@@ -141,11 +145,13 @@ def open_one(spec: str, instruments: Sequence[Instrument], known: Sequence[Instr
             return OpenFeed(spec, run.instruments, run=(run.input_log(), run.instruments))
     except (TransportError, OSError) as error:
         raise NotAFeedError(f"{spec}: {error}") from error
-    feed = open_feed(spec, instruments, known)
+    feed = open_feed(spec, instruments, known, read_map, crossed_quotes)
     return OpenFeed(spec, tuple(feed.instruments), decoder=feed)
 
 
-def open_feeds(specs: Sequence[str], configured: Sequence[Instrument]) -> tuple[list[OpenFeed], tuple[Instrument, ...]]:
+def open_feeds(
+    specs: Sequence[str], configured: Sequence[Instrument], crossed_quotes: str = KEEP
+) -> tuple[list[OpenFeed], tuple[Instrument, ...]]:
     """Every feed and the run's instrument table: each feed's in order, a name once.
 
     A configured instrument replaces what a capture suggests, and what definitions state in one of the feeds replaces what the prices of
@@ -155,11 +161,11 @@ def open_feeds(specs: Sequence[str], configured: Sequence[Instrument]) -> tuple[
         raise FeedError("no feed given")
     if len(specs) > FEEDS_MAX:
         raise FeedError(f"{len(specs)} feeds; a line takes at most {FEEDS_MAX}")
-    feeds = [open_one(spec, configured) for spec in specs]
+    feeds = [open_one(spec, configured, crossed_quotes=crossed_quotes) for spec in specs]
     stated = [i for feed in feeds if feed.decoder is not None for i in feed.decoder.defined]
     if stated:
         feeds = [
-            feed if feed.decoder is None or feed.decoder.defined else open_one(feed.spec, configured, stated) for feed in feeds
+            feed if feed.decoder is None or feed.decoder.defined else open_one(feed.spec, configured, stated, crossed_quotes=crossed_quotes) for feed in feeds
         ]
     return bound(feeds)
 

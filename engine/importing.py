@@ -14,6 +14,7 @@ from engine.session import Intake
 from handlers.domain import reasons
 from handlers.domain.queue import new_queue
 from handlers.ingest.sequencer import Sequencer, new_sequencer, open_window
+from handlers.ingest.venues.lean_rows import KEEP
 from transport.instruments import Instrument
 from transport.records import empty
 from transport.tape import TapeWriter, source_facts
@@ -58,9 +59,10 @@ def import_feeds(
     configured: Sequence[Instrument],
     out: Path,
     progress: Say = silent,
+    crossed_quotes: str = KEEP,
 ) -> dict[str, Any]:
-    """Write the tape `out`; returns what went in. Raises FeedError, ConfigError, StorageError."""
-    feeds, instruments = open_feeds(specs, configured)
+    """Write the tape `out`; `crossed_quotes` as `open_feed` has it. Returns what went in. Raises FeedError, ConfigError, StorageError."""
+    feeds, instruments = open_feeds(specs, configured, crossed_quotes)
     files = [p for f in feeds if f.decoder is not None for p in getattr(f.decoder, "paths", ())]
     with TapeWriter(out, instruments, {"feeds": list(specs), "sources": source_facts(files)}) as tape:
         chunks, s = merged(feeds, instruments, CHUNK_ROWS)

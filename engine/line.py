@@ -16,11 +16,16 @@ from engine.config import LOTS_MAX, Config
 from engine.errors import ConfigError
 from engine.loops import CONTROL, DECIDING, LOG_ROWS, STAGES, Line, Logs, Scratch, run_fused
 from engine.observe.histogram import HISTOGRAM
+from engine.sessions import cut_bars_of
+from handlers.contract import INDICATOR_ROW, Handler
 from handlers.domain.book import new_markets
 from handlers.domain.queue import NEVER, push_first
 from handlers.domain.schema import features_of
 from handlers.domain.terms import new_terms
 from handlers.features import stage as features
+from handlers.features.catalogue import INDICATORS
+from handlers.features.declare import FeatureError
+from handlers.features.feature_set import FeatureSet
 from handlers.ingest.sequencer import new_sequencer
 from handlers.orders import stage as orders
 from handlers.orders.brokers.paper import new_paper
@@ -32,10 +37,11 @@ from handlers.signals.loading import LoadedStep, compile_step, new_state
 from transport.compiled import interruptible
 from transport.instruments import Instrument
 from transport.records import (
-    BY_INGEST, COMMAND, EVENT_END, INSTRUMENT, NO_INSTRUMENT, SET_CASH, SET_POSITION, START, empty,
+    BY_INGEST, COMMAND, EVENT_END, FEATURE, INSTRUMENT, NO_INSTRUMENT, SET_CASH, SET_POSITION, START, empty,
 )  # fmt: skip
 
 UNLIMITED = 2**62
+FEATURE_ROWS_MAX = 1 << 13  # of one input: a quarter of a log between two takings, half a ring between two stages
 LOT_UNITS_MAX = 2**32  # of two lots' common unit: 2**30 of the coarsest, many times what is traded, still fit int64
 
 
@@ -70,9 +76,33 @@ class Built:
     strategies: list[Strategy]
     terms: np.ndarray[Any, Any]
     held: list[Held]
+    indicators: FeatureSet | None
 
 
-def load_strategies(config: Config, instruments: Sequence[Instrument], base: Path) -> list[Strategy]:
+def indicators_of(config: Config) -> FeatureSet | None:
+    """What is computed at each bar, None when nothing is; raises ConfigError for a name or a parameter there is not."""
+    try:
+        return FeatureSet([(f.name, dict(f.params)) for f in config.feature], INDICATORS) if config.feature else None
+    except FeatureError as error:
+        raise ConfigError(f"[[feature]]: {error}") from error
+
+
+def _check_values(wanted: str, handler: Handler, config: Config, indicators: FeatureSet | None) -> None:
+    """Raises ConfigError for a strategy that sees more values of a row than there are."""
+    count = len(features_of(config.features.depth))
+    if handler.values > count and (FEATURE in handler.reads or INDICATOR_ROW not in handler.reads):
+        raise ConfigError(f"strategy {wanted} sees {handler.values} values of a feature row, which has {count}: raise features.depth")
+    if INDICATOR_ROW in handler.reads:
+        count = len(indicators.columns) if indicators else 0
+        if not count:
+            raise ConfigError(f"strategy {wanted} reads indicators, and no [[feature]] is configured")
+        if handler.values > count:
+            raise ConfigError(f"strategy {wanted} sees {handler.values} values of the indicators' row, which has {count}")
+
+
+def load_strategies(
+    config: Config, instruments: Sequence[Instrument], base: Path, indicators: FeatureSet | None = None
+) -> list[Strategy]:
     """Compile every strategy of the configuration; raises StrategyError or ConfigError naming it."""
     names = {i.name: n for n, i in enumerate(instruments)}
     found = []
@@ -89,11 +119,7 @@ def load_strategies(config: Config, instruments: Sequence[Instrument], base: Pat
             params = loaded.handler.pack_params(wanted.params)
         except ValueError as error:
             raise StrategyError(f"strategy {wanted.name}: {error}") from error
-        count = len(features_of(config.features.depth))
-        if loaded.handler.values > count:
-            raise ConfigError(
-                f"strategy {wanted.name} sees {loaded.handler.values} values of a feature row, which has {count}: raise features.depth"
-            )
+        _check_values(wanted.name, loaded.handler, config, indicators)
         shared = wanted.scope == "strategy"
         states = new_state(loaded.handler, 1 if shared else max(1, len(places)))
         found.append(Strategy(wanted.name, number, loaded, places, states, params))
@@ -203,16 +229,21 @@ def build_line(config: Config, instruments: Sequence[Instrument], feeds: int, ep
     terms = new_terms(instruments, account.money_decimals, account.maker_fee_bp, account.taker_fee_bp)
     sequencer = new_sequencer(feeds, n, config.line.timer_interval_ms * 1_000_000, epoch, account.at_end == "flatten")
     markets, books = new_markets([i.book == "l3" for i in instruments])
-    strategies = load_strategies(config, instruments, base)
+    indicators = indicators_of(config)
+    rows = features.rows_max(n, indicators, config.bars.of == "quotes")
+    if rows > FEATURE_ROWS_MAX:
+        raise ConfigError(f"{n} instruments with {len(config.feature)} indicators make {rows} rows at the end; a line takes {FEATURE_ROWS_MAX}")
+    strategies = load_strategies(config, instruments, base, indicators)
     limits, line_limits = _limits(config, instruments)
+    cut = cut_bars_of(config.bars, instruments)
     line = Line(
         control=np.zeros(1, CONTROL),
         sequencer=sequencer,
         markets=markets,
         books=books,
         features=features.new_features(
-            n, f.ema_fast, f.ema_slow, f.volatility_window, f.bar_interval_s * 10**9, config.line.top == "quote",
-            config.line.checkpoint_inputs, f.depth,
+            n, f.ema_fast, f.ema_slow, f.volatility_window, 0 if cut else config.bars.interval_s * 10**9, config.line.top == "quote",
+            config.line.checkpoint_inputs, f.depth, cut, indicators,
         ),
         signals=signals.new_signals(_subscriptions(strategies), n),
         risk=risk.new_risk(limits, line_limits, len(strategies), terms),
@@ -223,14 +254,14 @@ def build_line(config: Config, instruments: Sequence[Instrument], feeds: int, ep
         ),
         logs=Logs(np.zeros(len(DECIDING), np.int64), *(empty(LOG_ROWS) for _ in DECIDING)),
         scratch=Scratch(
-            empty(2), empty(features.ROWS_MAX), empty(signals.OUT_ROWS), empty(risk.OUT_ROWS), empty(orders.OUT_ROWS)
+            empty(2), empty(rows), empty(signals.OUT_ROWS), empty(risk.OUT_ROWS), empty(orders.OUT_ROWS)
         ),
         histograms=np.zeros(len(STAGES), HISTOGRAM),
     )  # fmt: skip
     line.control["sample_mask"] = _mask(config.line.latency_sample)
     line.control["log_features"] = config.line.log_features
     line.control["until_ns"] = NEVER
-    return Built(line, tuple(instruments), strategies, terms, _held(config, instruments, terms, limits))
+    return Built(line, tuple(instruments), strategies, terms, _held(config, instruments, terms, limits), indicators)
 
 
 def load_kernels() -> None:
@@ -289,6 +320,6 @@ def troubles(line: Line) -> dict[str, int]:
     found = {
         "BOOK_LEVELS_DROPPED": line.markets["dropped"].sum(), "BOOK_ORDERS_DROPPED": line.books["dropped"].sum(),
         "BOOK_ORDERS_UNKNOWN": line.markets["unknown_orders"].sum(), "FILLS_MISSED": paper["crowded"],
-        "REPORTS_INVALID": orders["invalid"], "FILLS_LATE": orders["late"], "REPEATED": orders["duplicate"],
+        "BAR_TRADES_LATE": line.features.cut.open["late"].sum(), "REPORTS_INVALID": orders["invalid"], "FILLS_LATE": orders["late"], "REPEATED": orders["duplicate"],
     }  # fmt: skip
     return {name: int(n) for name, n in found.items() if n}

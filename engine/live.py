@@ -163,7 +163,7 @@ def follow(
         feeds, instruments = bound(opened)
         if config.warmup.source != "off":
             progress("reading the history", 0)
-            warm_up(live, config.warmup, config.instrument)
+            warm_up(live, config.warmup)
 
         def new_session(built: Built, windows: list[Any], take: Callable[[Batch], None], name: str) -> Session:
             return LiveSession(built, windows, take, live, stop, seconds, config.line.timer_origin_ns)

@@ -14,18 +14,20 @@ from engine.config import Config, values_told
 from engine.cores import check_cores, pinned
 from engine.errors import LineBroken
 from engine.feeds import OpenFeed, open_feeds
-from engine.journaling import Batch, RunJournal
+from engine.journaling import Batch, Rows, RunJournal
 from engine.line import Built, build_line, load_kernels, sequence_first_words
 from engine.loops import run_fused
 from engine.observe.counters import Counters
 from engine.observe.log import get_log
 from engine.observe.progress import COMPILING, Say, silent
+from engine.quality import gates_of, load_checks, reports_of
 from engine.report import write_report
 from engine.run_folder import begin_run, environment, new_folder, write_json
 from engine.session import Session, standstill, terminable
 from engine.summary import Tally, latency_table
 from engine.watchdog import Stopped, run_watched
 from handlers.domain import reasons
+from handlers.ingest.quality import Gate
 from transport.clock import cycles_per_ns
 from transport.compiled import is_compiled
 from transport.errors import SegmentError
@@ -64,7 +66,7 @@ def replay(
     stays readable.
     """
     progress("opening feeds", 0)
-    feeds, instruments = open_feeds(specs, config.instrument)
+    feeds, instruments = open_feeds(specs, config.instrument, config.feeds.crossed_quotes)
 
     def new_session(built: Built, windows: list[Any], take: Callable[[Batch], None], name: str) -> Session:
         if config.runtime.placement == "fused":
@@ -91,7 +93,8 @@ def run_feeds(
 ) -> Replayed:
     """Run opened feeds through the whole line into `out`, journaled; raises what `replay` does."""
     fused_cores = _fused_cores(config)
-    by_reference = all(f.by_reference for f in feeds) and not config.journal.embed
+    gates = _gates(config, feeds, instruments, progress)
+    by_reference = all(f.by_reference for f in feeds) and not config.journal.embed and not gates  # what they change is no row of a tape
     progress("loading kernels" if is_compiled(run_fused) else COMPILING, 0)
     load_kernels()
     built = build_line(config, instruments, len(feeds), 1, base)
@@ -105,7 +108,7 @@ def run_feeds(
     tapes = [f.tape.slots for f in feeds if f.tape is not None] if by_reference else None
     names = [i.name for i in instruments]
     journal = RunJournal(folder, facts.run_id, names, tapes, facts.epoch, config.journal.durability, tally, fused_cores[1])
-    windows = [f.windows(config.runtime.chunk_rows) for f in feeds]
+    windows = _windows(feeds, gates, config.runtime.chunk_rows)
     try:
         session = new_session(built, windows, journal.put, folder.name)
         began = time.perf_counter()
@@ -125,10 +128,25 @@ def run_feeds(
     took["seconds_with_journal"] = time.perf_counter() - began - session.starting_s
     summary = _summary(config, tally, built, feeds, hashes, took, sources, title)
     summary["troubles"] = session.troubles()
+    summary |= {"quality": reports_of(gates, feeds)} if gates else {}
     if config.account.at_end == "flatten":
         summary["troubles"] |= tally.not_flattened()
     _finish(folder, config, origins, summary, tally, built)
     return Replayed(folder, summary, built, feeds)
+
+
+def _gates(config: Config, feeds: Sequence[OpenFeed], instruments: Sequence[Instrument], progress: Say) -> list[Gate]:
+    """The checks of every feed's data, or none where they are not asked for."""
+    if not config.quality.enabled:
+        return []
+    load_checks(progress)
+    return gates_of(config.quality, feeds, instruments)
+
+
+def _windows(feeds: Sequence[OpenFeed], gates: Sequence[Gate], rows_max: int) -> list[Iterator[Rows]]:
+    """Every feed's windows, through its checks where there are any."""
+    plain = [feed.windows(rows_max) for feed in feeds]
+    return [gate.sift(windows, rows_max) for gate, windows in zip(gates, plain, strict=True)] if gates else plain
 
 
 def _expected(feeds: Sequence[OpenFeed]) -> int | None:

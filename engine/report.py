@@ -7,6 +7,7 @@ Both are made of the run's summary, a plain mapping, of which any part may be mi
     seconds            of wall time              events_per_second        inputs over seconds
     seconds_starting   before them: processes were started
     rejects, ingest    {reason: count}           placement                text
+    quality            {feed: report}, as handlers.ingest.quality makes it
     accounts           [{strategy, instrument, position, average_price, realised, unrealised, fees, fills}]
     pnl                {realised, unrealised, fees, net_marked_to_mid, net_flattened, max_drawdown, currency}
     latency            {stage: {p50, p90, p99, p99.9, max, samples}}, in ns
@@ -167,8 +168,20 @@ def configuration_rows(summary: Summary) -> list[list[Cell]]:
     ]
 
 
+def quality_rows(summary: Summary) -> list[list[Cell]]:
+    """What the checks of the feeds' data objected to, and how good that makes them."""
+    out: list[list[Cell]] = []
+    for feed, report in summary.get("quality", {}).items():
+        out.append([(feed, False), ("score", False), ("", False), (f"{report['score']:g}", True)])
+        for check in report["checks"].values():
+            if check["times"]:
+                out.append([(feed, False), (check["reason"], False), (check["policy"], False), (count(check["times"]), True)])
+    return out
+
+
 EVENTS = ("Events by kind", ("kind", "records"), events_rows)
 REASONS = ("Refused", ("what", "reason", "times"), reason_rows)
+QUALITY = ("Quality of the feeds", ("feed", "check", "policy", "times"), quality_rows)
 PNL = ("Profit and loss", ("", "amount"), pnl_rows)
 ACCOUNTS = (
     "Accounts",
@@ -295,7 +308,7 @@ def render_page(summary: Summary, series: Mapping[str, Any]) -> str:
         _equity_charts(series, str(summary.get("pnl", {}).get("currency", ""))),
         *(_table(name, heads, rows(summary)) for name, heads, rows in (PNL, ACCOUNTS)),
         _instrument_charts(series),
-        *(_table(name, heads, rows(summary)) for name, heads, rows in (EVENTS, REASONS, LATENCY)),
+        *(_table(name, heads, rows(summary)) for name, heads, rows in (EVENTS, QUALITY, REASONS, LATENCY)),
         _latency_charts(series),
         _table("Hashes", ("", "value"), key_rows(summary.get("hashes", {})), code=True),
         _table("Machine", ("", "value"), key_rows(summary.get("machine", {}))),
@@ -329,7 +342,7 @@ def render_table(summary: Summary, console: Any = None) -> None:
     if summary.get("synthetic"):
         console.print(Text(SYNTHETIC_WORDS, style="bold yellow"))
     console.print(Text("  ".join(f"{what} {value}" for value, what in headline(summary) if not value.startswith("–"))))
-    tables = [(title, heads, rows(summary)) for title, heads, rows in (EVENTS, REASONS, PNL, ACCOUNTS, LATENCY)]
+    tables = [(title, heads, rows(summary)) for title, heads, rows in (EVENTS, QUALITY, REASONS, PNL, ACCOUNTS, LATENCY)]
     tables.append(("Hashes", ("", "value"), key_rows(summary.get("hashes", {}))))
     for title, heads, rows in tables:
         if not rows:

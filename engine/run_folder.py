@@ -16,6 +16,7 @@ import platform
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -109,7 +110,7 @@ def environment(strategy_sources: Mapping[str, str]) -> dict[str, Any]:
         "code_hash": compiled.digest_of({**compiled.SOURCES, **strategy_sources}),
         "sources": dict(compiled.SOURCES),
         "strategies": dict(strategy_sources),
-        "toolchain": dict(compiled.TOOLCHAIN),
+        "toolchain": {**compiled.TOOLCHAIN, "exchange_calendars": version("exchange_calendars")},
         "machine": {"platform": platform.platform(), "processor": _cpu_model(), "cores": os.cpu_count()},
     }
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from engine.errors import EngineError
-from handlers.domain.schema import FEATURES, features_of
+from handlers.domain.schema import FEATURES, Value, features_of
 from transport.instruments import Instrument
 from transport.records import (
     ACCEPTED,
@@ -20,8 +20,10 @@ from transport.records import (
     AFTER_FILL,
     AMEND,
     AMENDED,
+    ASK,
     AT_END,
     BAR,
+    BID,
     BUY,
     CANCEL,
     CANCELLED,
@@ -70,11 +72,13 @@ class Column(NamedTuple):
 
 
 PRICED = "priced"  # empty for a market order, which has no price
+KNOWN = "known"  # empty while a feature warms up, and has no number
 IF_MARKED = "if marked"  # empty after a fill, where nothing was marked
 NUMBER_KINDS = ("int", "ns", "float")
 DECIMAL_KINDS = ("price", "qty", "notional", "money", "total")  # total: money summed over a currency's accounts
 NAMES: dict[str, dict[int, str]] = {
     "side": {NO_SIDE: "", BUY: "BUY", SELL: "SELL"},
+    "quoted": {NO_SIDE: "", BID: "BID", ASK: "ASK"},
     "order_type": {MARKET_ORDER: "MARKET", LIMIT_ORDER: "LIMIT"},
     "tif": {GTC: "GTC", IOC: "IOC", FOK: "FOK"},
     "liquidity": {MAKER: "MAKER", TAKER: "TAKER"},
@@ -82,7 +86,7 @@ NAMES: dict[str, dict[int, str]] = {
     "event": {ORDER: "ORDER", CANCEL: "CANCEL", AMEND: "AMEND", REJECT: "REJECT"},
     "ack": {ACCEPTED: "ACCEPTED", CANCELLED: "CANCELLED", AMENDED: "AMENDED", EXPIRED: "EXPIRED"},
 }
-TEXT_KINDS = ("instrument", "currency", "reason", "side", "order_type", "tif", "liquidity", "cause", "event")
+TEXT_KINDS = ("instrument", "currency", "reason", "side", "quoted", "order_type", "tif", "liquidity", "cause", "event")
 
 _VENUE_TIMES = (Column("ts_event_ns", "ns", "ts_event_ns"), Column("ts_recv_ns", "ns", "ts_recv_ns"))
 _LINE_TIMES = (Column("seq", "int", "seq"), Column("ts_seq_ns", "ns", "ts_seq_ns"))
@@ -96,13 +100,13 @@ _TOP_CELLS = (
 )
 BINANCE_TOPS = (Column("u", "int", "venue_seq"), *_TOP_CELLS)
 KINDS_OF: dict[str, tuple[int, ...]] = {
-    "trades": (TRADE,), "quotes": (QUOTE,), "tops": (), "bars": (BAR,), "features": (FEATURE,), "signals": (SIGNAL,),
+    "trades": (TRADE,), "quotes": (QUOTE,), "tops": (), "bars": (BAR,), "features": (FEATURE,), "indicators": (FEATURE,), "signals": (SIGNAL,),
     "orders": (ORDER, CANCEL, AMEND, ACK, REJECT), "fills": (FILL,), "positions": (POSITION,), "pnl": (POSITION,),
 }  # fmt: skip
 COLUMNS: dict[str, tuple[Column, ...]] = {
     "trades": (
         *_VENUE_TIMES, _INSTRUMENT, Column("trade_id", "int", "venue_seq"), Column("price", "price", "price_ticks"),
-        Column("qty", "qty", "qty_lots"), Column("side", "side", "side"),
+        Column("qty", "qty", "qty_lots"), Column("side", "side", "side"), Column("conditions", "int", "conditions", "conditions"),
     ),
     "quotes": (
         *_VENUE_TIMES, _INSTRUMENT, Column("venue_seq", "int", "venue_seq"),
@@ -118,11 +122,13 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("open", "price", "open_ticks"), Column("high", "price", "high_ticks"), Column("low", "price", "low_ticks"),
         Column("close", "price", "close_ticks"), Column("volume", "qty", "volume_lots"),
         Column("notional", "notional", "notional_ticks_lots"), Column("trades", "int", "trades"),
+        Column("side", "quoted", "side"), Column("session", "int", "session", "session"),
     ),
     "features": (
         *_LINE_TIMES, *_VENUE_TIMES, _INSTRUMENT,
         *(Column(feature.name, "float", f"values.{i}") for i, feature in enumerate(FEATURES)),
     ),
+    "indicators": (*_LINE_TIMES, *_VENUE_TIMES, _INSTRUMENT),
     "signals": (
         *_LINE_TIMES, _INSTRUMENT, _STRATEGY, Column("value", "float", "value"), Column("strength", "float", "strength"),
     ),
@@ -155,8 +161,10 @@ TABLES = tuple(COLUMNS)
 FORMATS = ("csv", "parquet")
 
 
-def columns_of(table: str, instruments: Sequence[Instrument] = (), depth: int = 0) -> tuple[Column, ...]:
-    """Columns of `table`; features have those of `depth` levels behind their own. Raises ExportError.
+def columns_of(
+    table: str, instruments: Sequence[Instrument] = (), depth: int = 0, indicators: Sequence[Value] = ()
+) -> tuple[Column, ...]:
+    """Columns of `table`; features have those of `depth` levels behind their own, indicators those configured. Raises ExportError.
 
     The tops of one Binance instrument are `u, bid, bid_qty, ask, ask_qty`.
     """
@@ -166,6 +174,13 @@ def columns_of(table: str, instruments: Sequence[Instrument] = (), depth: int = 
         return BINANCE_TOPS
     if table == "features":
         more = enumerate(features_of(depth)[len(FEATURES) :], len(FEATURES))
-        places = ((feature.name, *divmod(i, VALUES_PER_SLOT)) for i, feature in more)
-        return (*COLUMNS[table], *(Column(name, "float", f"values{part}.{k}") for name, part, k in places))
+        return (*COLUMNS[table], *(Column(feature.name, "float", _place(i)) for i, feature in more))
+    if table == "indicators":
+        return (*COLUMNS[table], *(Column(value.name, "float", _place(i), KNOWN) for i, value in enumerate(indicators)))
     return COLUMNS[table]
+
+
+def _place(value: int) -> str:
+    """The field of a long row's `value`-th number."""
+    part, k = divmod(value, VALUES_PER_SLOT)
+    return f"values{part or ''}.{k}"

@@ -19,12 +19,13 @@ from engine.feed_loops import fold_tops
 from engine.feeds import OpenFeed, open_feeds
 from engine.importing import merged
 from engine.journaling import INPUT_LOG, Batch, Rows
-from engine.line import build_line, sequence_first_words
+from engine.line import build_line, indicators_of, sequence_first_words
 from engine.loops import DECIDING
 from engine.run_folder import Run, open_run
 from engine.session import Session
 from engine.tables import KINDS_OF, TOP, columns_of
 from handlers.domain.book import new_markets
+from handlers.domain.schema import Value
 from transport.instruments import Instrument
 from transport.records import ACK, REJECT, SLOT_BYTES, copied, empty
 
@@ -33,7 +34,7 @@ FROM_LOG = {"signals": "signals", "positions": "orders", "pnl": "orders"}
 ORDERS_FROM = {  # an order's life: what the exchange reported, what never became an order, what was sent; of one seq in this order
     INPUT_LOG: (ACK, REJECT), "signals": (REJECT,), "risk": (REJECT,), "orders": KINDS_OF["orders"],
 }  # fmt: skip
-RE_EXECUTED = ("bars", "features")
+RE_EXECUTED = ("bars", "features", "indicators")
 FROM_FEEDS = ("trades", "quotes", "tops", *RE_EXECUTED)
 
 
@@ -55,18 +56,24 @@ def export(sources: Sequence[str], table: str, config: Config, out: Path | None,
         run = open_run(Path(sources[0]))
         rows = _rows_of_run(run, table)
         config = run.config()
-        columns = columns_of(table, run.instruments, config.features.depth)
+        columns = columns_of(table, run.instruments, config.features.depth, _indicators(config))
         return write_table(rows, table, run.instruments, out, form, config.account.money_decimals, columns)
-    feeds, instruments = open_feeds(sources, config.instrument)
+    feeds, instruments = open_feeds(sources, config.instrument, config.feeds.crossed_quotes)
     if table not in FROM_FEEDS:
         raise EngineError(f"{table} are made by a run: replay the feed first, then export the run's folder")
     if table in RE_EXECUTED:
-        columns = columns_of(table, instruments, config.features.depth)
+        columns = columns_of(table, instruments, config.features.depth, _indicators(config))
         with table_writer(table, instruments, out, form, columns=columns) as write:
             return _made_of_feeds(feeds, instruments, config, write)
     chunks, _ = merged(feeds, instruments, CHUNK_ROWS)
     rows = tops(chunks, instruments) if table == "tops" else chunks
     return write_table(rows, table, instruments, out, form)
+
+
+def _indicators(config: Config) -> Sequence[Value]:
+    """The values of the configured indicators."""
+    made = indicators_of(config)
+    return made.columns if made else ()
 
 
 def _made_of_feeds(

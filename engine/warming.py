@@ -26,7 +26,6 @@ from handlers.ingest.venues.live_feed import LiveFeed
 from handlers.ingest.venues.own_lines import OwnLine
 from handlers.ingest.venues.stream import Stream
 from transport.clock import wall_ns
-from transport.instruments import Instrument
 from transport.records import BOOK_DELTA, BOOK_SNAPSHOT, CLEAR, EVENT_END, EVENT_FIRST, GAP, NO_INSTRUMENT, TRADE, WARMUP, copied, empty
 
 ROWS_MAX = 200_000_000  # of a history: a minute or two of sequencing, and four days of a busy market
@@ -45,7 +44,7 @@ def check_streams(streams: Sequence[Stream], warmup: WarmupConfig) -> None:
             )
 
 
-def warm_up(feeds: Sequence[LiveFeed], warmup: WarmupConfig, configured: Sequence[Instrument]) -> None:
+def warm_up(feeds: Sequence[LiveFeed], warmup: WarmupConfig) -> None:
     """Give bound live feeds what they begin with; raises ConfigError, FeedError in words."""
     if warmup.source == "off":
         return
@@ -55,15 +54,16 @@ def warm_up(feeds: Sequence[LiveFeed], warmup: WarmupConfig, configured: Sequenc
         if warmup.source == "rest":
             joins, windows = [OwnLine("history", symbol=s) for s in stream.symbols], None
         else:
-            history = History(_opened(warmup, configured), feed, span_ns(warmup.span))
+            history = History(_opened(warmup, feed), feed, span_ns(warmup.span))
             joins, windows = history.joins(), history.windows
         feed.warm(joins, since_ms, windows, warmup.on_hole == "trade")
 
 
-def _opened(warmup: WarmupConfig, configured: Sequence[Instrument]) -> OpenFeed:
+def _opened(warmup: WarmupConfig, feed: LiveFeed) -> OpenFeed:
+    """The history, its prices on the venue's own grid where it does not state one."""
     if warmup.source == "journal" and not (Path(warmup.path) / INPUT_LOG).is_dir():
         raise ConfigError(f"warmup.path: {warmup.path} is no run's folder")
-    opened = open_one(warmup.path, configured)
+    opened = open_one(warmup.path, feed.instruments, feed.instruments)
     opened.bind(opened.instruments, 0)
     return opened
 
@@ -77,7 +77,7 @@ class History:
         for instrument in feed.instruments:
             found = here.get(instrument.name)
             if found is None:
-                raise ConfigError(f"warmup.path: {opened.spec} has nothing of {instrument.name}; it has {', '.join(here)}")
+                raise self._nothing_of(instrument.name)
             past = opened.instruments[found]
             if (past.tick, past.lot, past.multiplier) != (instrument.tick, instrument.lot, instrument.multiplier):
                 raise ConfigError(f"warmup.path: {instrument.name} has another tick or lot in {opened.spec} than at the venue")
@@ -89,6 +89,9 @@ class History:
         self.lasts = [(0, 0)] * len(here)  # (trade id, its time)
         self._starts: list[list[int]] = [[] for _ in here]  # times at which whole books begin
         self._look(span)
+
+    def _nothing_of(self, name: str) -> ConfigError:
+        return ConfigError(f"warmup.path: {self.opened.spec} has nothing of {name}")
 
     def joins(self) -> list[OwnLine]:
         """A `history` line for each of the feed's symbols."""
@@ -126,9 +129,11 @@ class History:
     def _look(self, span: int) -> None:
         """Read to the end: where the span begins, and the last trades."""
         seen: list[tuple[int, int]] = []
+        seen_of = np.zeros(len(self.opened.instruments), np.bool_)
         for rows in self._chosen(1 << 16):
             if not len(rows):
                 continue
+            seen_of[np.unique(rows["instrument_id"])] = True
             self.end_ns = max(self.end_ns, int(rows["ts_recv_ns"].max()))
             seen.append((int(rows["ts_recv_ns"].max()), len(rows)))
             whole = (rows["kind"] == BOOK_SNAPSHOT) & (rows["flags"] & EVENT_FIRST != 0) | (rows["kind"] == BOOK_DELTA) & (rows["action"] == CLEAR)
@@ -136,6 +141,9 @@ class History:
                 self._starts[r["instrument_id"]].append(int(r["ts_recv_ns"]))
             for k in self.places:
                 self._keep_tail(k, rows[(rows["kind"] == TRADE) & (rows["instrument_id"] == k)])
+        for k in self.places:
+            if not seen_of[k]:
+                raise self._nothing_of(self.opened.instruments[k].name)
         self._from_ns = self.end_ns - span
         before = [[t for t in starts if t <= self._from_ns] for starts in self._starts]
         self._book_from = np.array([max(times, default=self._from_ns) for times in before], np.int64)

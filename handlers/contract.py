@@ -45,7 +45,8 @@ VIEW_FIELDS: list[tuple[str, str]] = [
     ("ask_ticks", "i8"),
 ]
 VIEW = np.dtype(VIEW_FIELDS)
-READABLE = (TRADE, QUOTE, FEATURE, BAR, FILL, TIMER)
+INDICATOR_ROW = 63  # in `reads`: the row of configured indicators at each bar, a FEATURE row of a schema of its own; no record is of this kind
+READABLE = (TRADE, QUOTE, FEATURE, BAR, FILL, TIMER, INDICATOR_ROW)
 UNREAD = {FORECAST: "there is no source of forecasts yet", SIGNAL: "a strategy's view is for the record"}  # why, where it needs saying
 NO_PARAMS = np.dtype([("unused", "i8")])  # of a step without parameters: nothing at all would have no address
 
@@ -80,21 +81,27 @@ class Handler:
 
     def pack_params(self, given: dict[str, float]) -> np.ndarray[Any, Any]:
         """One element of `params`; raises ValueError for a name the step does not have or one without a value."""
-        names = () if self.params is NO_PARAMS else self.params.names or ()
-        unknown = sorted(set(given) - set(names))
-        if unknown:
-            raise ValueError(f"{self.name} has no parameter {unknown[0]!r}; it has {', '.join(names) or 'none'}")
-        packed = np.zeros(1, self.params)
-        for key in names:
-            if key not in given and key not in self.defaults:
-                raise ValueError(f"{self.name} needs a value for {key!r}")
-            try:
-                packed[key] = given.get(key, self.defaults.get(key))
-            except OverflowError as error:
-                raise ValueError(f"{self.name}: {key} = {given.get(key)} does not fit {self.params[key]}") from error
-            if self.params[key].kind in "iu" and packed[key][0] != given.get(key, self.defaults.get(key)):
-                raise ValueError(f"{self.name}: {key} must be a whole number, not {given.get(key)}")
-        return packed
+        return packed(self.name, self.params, self.defaults, given)
+
+
+def packed(step: str, params: np.dtype[Any], defaults: dict[str, float], given: dict[str, float]) -> np.ndarray[Any, Any]:
+    """One element of `params`, from `given` or else `defaults`; raises ValueError, naming `step`, for a name or a value it cannot have."""
+    names = () if params is NO_PARAMS else params.names or ()
+    unknown = sorted(set(given) - set(names))
+    if unknown:
+        raise ValueError(f"{step} has no parameter {unknown[0]!r}; it has {', '.join(names) or 'none'}")
+    found = np.zeros(1, params)
+    for key in names:
+        value = given.get(key, defaults.get(key))
+        if value is None:
+            raise ValueError(f"{step} needs a value for {key!r}")
+        try:
+            found[key] = value
+        except OverflowError as error:
+            raise ValueError(f"{step}: {key} = {value} does not fit {params[key]}") from error
+        if params[key].kind in "iu" and found[key][0] != value:
+            raise ValueError(f"{step}: {key} must be a whole number, not {value}")
+    return found
 
 
 def handler(
@@ -119,7 +126,8 @@ def handler(
     for kind in kinds:
         if kind not in READABLE:
             why = f": {UNREAD[kind]}" if kind in UNREAD else ""
-            raise TypeError(f"a step may read {', '.join(NAME_OF[k] for k in READABLE)}, not {NAME_OF.get(kind, kind)}{why}")
+            names = ", ".join(NAME_OF.get(k, "INDICATOR_ROW") for k in READABLE)
+            raise TypeError(f"a step may read {names}, not {NAME_OF.get(kind, kind)}{why}")
     if not 1 <= rows_max <= ROWS_MAX or not 0 <= depth <= DEPTH_MAX:
         raise TypeError(f"rows_max is 1..{ROWS_MAX} and depth 0..{DEPTH_MAX}")
     if not 0 <= values <= VALUES_MAX:

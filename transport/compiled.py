@@ -22,7 +22,7 @@ from transport.records import LAYOUT_HASH, REC
 
 PACKAGES = ("transport", "handlers", "engine")
 ROOT = Path(__file__).resolve().parent.parent
-_KERNEL = r"^@(?:kernel|shell|handler|intrinsic)\b|\bkernel\(|\bshell\("  # in every file that defines a function to be compiled
+_KERNEL = r"^@(?:kernel|shell|handler|feature|intrinsic)\b|\bkernel\(|\bshell\("  # in every file that defines a function to be compiled
 _IMPORT = re.compile(r"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n]+)|import[ \t]+([\w., ]+))", re.M)
 
 
@@ -52,7 +52,7 @@ def imported_modules(text: str, known: dict[str, Path]) -> set[str]:
     return {n for n in imported_names(text) if n in known}
 
 
-def compiled_sources(mark: str = r"transport(?:\.| import )compiled|^@handler\b") -> dict[str, str]:
+def compiled_sources(mark: str = r"transport(?:\.| import )compiled|^@(?:handler|feature)\b") -> dict[str, str]:
     """Path from the root -> SHA-256 of every project file whose text has `mark`, and of all it imports: what a run's program is."""
     known = _modules()
     texts = {name: path.read_text() for name, path in known.items()}

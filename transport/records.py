@@ -54,6 +54,7 @@ StrategyId = Annotated[int, Meta(ge=0, le=2**32 - 1, extra={"np": "<u4", "at": 8
 Reason = _integer("<u2", 0, 2**16 - 1, at=84)
 VenueSeq = _integer("<i8", -(2**63), 2**63 - 1, at=112)
 Origin = _integer("<i8", -(2**63), 2**63 - 1, at=120)
+Conditions = _integer("<i8", -(2**63), 2**63 - 1, at=80)
 
 # --- kinds: a tag is never reused -----------------------------------------------------------------------------------------
 TRADE, QUOTE, BOOK_DELTA, BOOK_SNAPSHOT, BAR, INSTRUMENT, STATUS, GAP = 1, 2, 3, 4, 5, 6, 7, 8
@@ -66,6 +67,7 @@ EVENT_END = 1  # last record of one venue message: book, features and decisions 
 EVENT_FIRST = 2  # first record of a book snapshot: the book is emptied before it is applied
 WARMUP = 4  # history sequenced before going live: no order may come of it
 SYNTHETIC = 8  # made by the engine's own generator, not by a market
+SUSPECT = 16  # a check of the data objects to it, and its policy lets it pass
 
 # --- side: of the aggressor in a trade, of the order in orders, of the book in deltas ---------------------------------------
 NO_SIDE, BUY, SELL = 0, 1, 2
@@ -132,6 +134,7 @@ class Trade(Record, frozen=True, array_like=True, tag=TRADE):
 
     price_ticks: I64
     qty_lots: I64  # > 0; ends the first cache line
+    conditions: Conditions  # of the sale, a bit each as the feed numbers them; 0 where the feed tells none
     venue_seq: VenueSeq  # trade id
     origin: Origin
 
@@ -143,6 +146,7 @@ class Quote(Record, frozen=True, array_like=True, tag=QUOTE):
     qty_lots: I64
     ask_ticks: I64
     ask_lots: I64
+    conditions: Conditions  # of the row that changed it, as a trade's
     venue_seq: VenueSeq
     origin: Origin
 
@@ -172,17 +176,22 @@ class BookSnapshot(Record, frozen=True, array_like=True, tag=BOOK_SNAPSHOT):
 
 
 class Bar(Record, frozen=True, array_like=True, tag=BAR):
-    """Open, high, low, close of the trades of one closed interval; an interval without trades has no bar."""
+    """Open, high, low, close of one closed interval; an interval in which nothing happened has no bar.
+
+    `side` says of what: NO_SIDE of trades; BID or ASK of that side of the quotes, whose bars come in pairs, bid first, one event.
+    What a feed's bar does not tell is 0. A feed's bar bears the time at which it closed, never that at which it opened.
+    """
 
     open_ticks: I64
     high_ticks: I64
     low_ticks: I64
     close_ticks: I64
-    volume_lots: I64
+    volume_lots: I64  # of a quote bar: lots of the last quote
     notional_ticks_lots: I64  # sum of price_ticks * qty_lots
-    trades: I64
-    ts_open_ns: I64  # interval's start, by the venue's clock
+    trades: I64  # of a quote bar: quotes
+    ts_open_ns: I64  # interval's start, by the venue's clock; of a bar that no clock cuts, its first trade
     interval_ns: VenueSeq
+    session: Origin  # day of the venue's session, days since 1970-01-01; 0 where no calendar is asked
 
 
 class InstrumentRow(Record, frozen=True, array_like=True, tag=INSTRUMENT):

@@ -24,11 +24,11 @@ def silent(what: str, done: int, total: int | None = None) -> None:
 class ProgressBar:
     """As a context manager it gives a `Say`; `quiet` shows nothing at all."""
 
-    def __init__(self, quiet: bool = False, console: Console | None = None) -> None:
+    def __init__(self, quiet: bool = False, console: Console | None = None, unit: str = "inputs") -> None:
         self._console = console or Console(stderr=True)
         self._line = not quiet and not self._console.is_terminal
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.completed:,.0f} inputs"),
+            TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.completed:,.0f} " + unit),
             TimeElapsedColumn(), TimeRemainingColumn(), console=self._console, transient=True,
             disable=quiet or not self._console.is_terminal,
         )  # fmt: skip

@@ -35,6 +35,17 @@ FORBIDDEN_KIND = 122
 OUT_OF_RANGE = 123
 TIME_JUMP = 124
 LONG_ROW = 125
+PRICE_OUT_OF_BOUNDS = 126
+PRICE_OUT_OF_BAND = 127
+TIME_BACKWARDS = 128
+TIME_IN_FUTURE = 129
+TIME_STALE = 130
+VOLUME_ANOMALY = 131
+RETURN_OUTLIER = 132
+DUPLICATE_RECORD = 133
+TRADE_ID_GAP = 134
+CROSSED_QUOTE = 135
+LOCKED_QUOTE = 136
 CONTROL_MESSAGE = 140
 CHECKSUM_FAILED = 141
 UNFINISHED_BAR = 142
@@ -65,6 +76,7 @@ UNKNOWN_INTENT = 217
 FORGED_KIND = 218
 OPERATOR = 219
 CROSSED_BOOK = 220
+TRADING_HALTED = 221
 
 # --- 300-399: orders and the exchange -------------------------------------------------------------------------------------
 NO_LIQUIDITY = 301
@@ -78,13 +90,13 @@ OVERFILL = 309
 
 DOC: dict[int, str] = {
     NO_REASON: "no reason",
-    BROKEN_LINE: "line is not `<receive ns> <JSON>`",
+    BROKEN_LINE: "line is not `<receive ns> <JSON>`, or a quote of a table's line is left open",
     UNKNOWN_STREAM: "stream or message the engine does not read",
     UNKNOWN_SYMBOL: "symbol is not in the instrument table",
     MISSING_FIELD: "message lacks a field",
-    WRONG_TYPE: "field has another type",
+    WRONG_TYPE: "field has another type, or a word that is none of its own",
     OUT_OF_INT64: "number does not fit 64 bits",
-    TIME_OUT_OF_RANGE: "time lies outside the years 2000 to 2100",
+    TIME_OUT_OF_RANGE: "time lies outside the years 2000 to 2100, those from 1970 in files of bars and tables, or is none of its day",
     NOT_A_NUMBER: "price or quantity is not a decimal number",
     NOT_POSITIVE: "price or quantity is negative, or zero where it may not be",
     PRICE_OFF_GRID: "price is not a multiple of the tick",
@@ -104,6 +116,17 @@ DOC: dict[int, str] = {
     OUT_OF_RANGE: "number is impossible in its field",
     TIME_JUMP: "receive time is more than a day ahead of the lines around it",
     LONG_ROW: "record of several slots, which no source may send",
+    PRICE_OUT_OF_BOUNDS: "price or quantity is outside the bounds that are set for its instrument",
+    PRICE_OUT_OF_BAND: "price is further from the last one believed than the band allows",
+    TIME_BACKWARDS: "venue time is before that of the record of its kind before it",
+    TIME_IN_FUTURE: "venue time is further ahead of the receive time than clocks are apart",
+    TIME_STALE: "record was received long after the venue's time of it",
+    VOLUME_ANOMALY: "quantity is many times what trades of the instrument have",
+    RETURN_OUTLIER: "price of a trade is many usual changes from that of the trade before",
+    DUPLICATE_RECORD: "trade id came twice",
+    TRADE_ID_GAP: "trade ids of an instrument whose ids are consecutive leave some out",
+    CROSSED_QUOTE: "best bid is above the best ask",
+    LOCKED_QUOTE: "best bid is the best ask",
     CONTROL_MESSAGE: "message about the connection, not the market",
     CHECKSUM_FAILED: "book is not the one that the venue signed",
     UNFINISHED_BAR: "bar that the venue has not closed yet",
@@ -132,6 +155,7 @@ DOC: dict[int, str] = {
     FORGED_KIND: "row of a kind or from a source that this edge may not carry",
     OPERATOR: "operator's command set the trading state",
     CROSSED_BOOK: "best bid is above the best ask, as in an auction: nobody trades at either",
+    TRADING_HALTED: "instrument is halted, by its venue or by a check of its data",
     NO_LIQUIDITY: "nothing on the other side of the book to trade with",
     UNKNOWN_ORDER: "no open order has this id",
     TABLE_FULL: "no room for it: among open orders, requests on their way, or answers on theirs",

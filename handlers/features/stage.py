@@ -1,7 +1,8 @@
 """FEATURES: a market record in, bars and feature rows out.
 
     INPUT ──► (books folded by the runner) ──► bars, feature rows ──► SIGNALS        a row with levels is a long row;
-                                          │                                         a feed's own bars are handed on
+                                          │                                         a feed's own bars are handed on;
+                                          │                                         behind a bar, configured indicators
                                           └──► a checkpoint every `checkpoint` inputs: the rolling digest of those rows
 """
 
@@ -15,15 +16,21 @@ from handlers.domain.book import NO_LEVEL, best_lots, best_price, level_at, next
 from handlers.domain.memory import copy_slot, set_slot_word, slot_word, zero_slot
 from handlers.domain.rows import begin, stamp
 from handlers.domain.schema import features_of, schema_id
-from handlers.features.bars import BAR_STATE, add_trade, close_bar
+from handlers.features.at_bars import Indicators, add_indicators, new_indicators
+from handlers.features.bars import (
+    BAR_STATE, ON_TIMER, ON_TRADE, BarsState, add_trade, close_bar, cut_quote, cut_trade, end_bar, is_open, new_bars,
+)  # fmt: skip
+from handlers.features.feature_set import FeatureSet
 from handlers.features.streaming import FEATURE_PARAMS, FEATURE_STATE, TOP_BOOK, TOP_QUOTE, update
 from transport.compiled import kernel
 from transport.records import (
-    ASK, BAR, BID, BOOK_DELTA, BOOK_SNAPSHOT, BY_FEATURES, CHECKPOINT, COMMAND, END_OF_FEED, EVENT_END, FEATURE, QUOTE, TRADE,
+    ASK, BAR, BID, BOOK_DELTA, BOOK_SNAPSHOT, BY_FEATURES, CHECKPOINT, COMMAND, END_OF_FEED, EVENT_END, FEATURE, NO_SIDE, QUOTE, TIMER,
+    TRADE, VALUES_PER_SLOT,
 )  # fmt: skip
 
-ROWS_MAX = 520  # slots of one input: a bar an instrument at the end of the feed and a checkpoint, else a bar and a long row
-INSTRUMENTS_MAX = 512
+CUT = 2  # added to params.top in a run with cut bars
+ROWS_MAX = 520  # slots of one input: a bar an instrument at a timer or the end of the feed and a checkpoint, else bars and a long row
+INSTRUMENTS_MAX = 512  # half of it with bars of quotes, which come in pairs
 PLAIN = np.uint64(schema_id(0) | len(features_of(0)) << 32)  # schema and count of a row without levels
 DIGEST = np.dtype([("value", "u8"), ("rows", "i8"), ("due", "i8")])  # rows: slots so far; due: seq of the next checkpoint
 _P1, _P2 = 0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F  # odd, of xxHash
@@ -31,29 +38,43 @@ _KEY = np.array([(_P1 * (2 * i + 1) ^ (_P2 >> i)) >> 8 & 0x7FFFFFFF | 1 << 30 | 
 
 
 class FeaturesState(NamedTuple):
-    """Arrays of the stage: one FEATURE_STATE and BAR_STATE per instrument, one set of parameters, one rolling digest."""
+    """Arrays of the stage: one FEATURE_STATE and BAR_STATE per instrument, one set of parameters, one rolling digest; cut bars, indicators."""
 
     features: np.ndarray
     bars: np.ndarray
     params: np.ndarray
     digest: np.ndarray
+    cut: BarsState
+    indicators: Indicators
 
 
 def new_features(
     instruments: int, ema_fast: int, ema_slow: int, volatility_window: int, bar_ns: int, top_quote: bool, checkpoint: int,
-    depth: int = 0,
+    depth: int = 0, cut: BarsState | None = None, indicators: FeatureSet | None = None,
 ) -> FeaturesState:  # fmt: skip
-    """Windows in events, `bar_ns` > 0, `checkpoint` in inputs, `depth` levels a side in a feature row, 0 to 32."""
+    """Windows in events, `bar_ns` > 0, `checkpoint` in inputs, `depth` levels a side in a feature row, 0 to 32.
+
+    `cut` bars are made instead of the plain ones of `bar_ns`, which is then 0. The set of `indicators` must live on.
+    """
+    assert (bar_ns == 0) == (cut is not None)
     params = np.zeros(1, FEATURE_PARAMS)
     params["alpha_fast"], params["alpha_slow"] = 2.0 / (ema_fast + 1), 2.0 / (ema_slow + 1)
     params["alpha_volatility"] = 2.0 / (volatility_window + 1)
     params["bar_ns"], params["checkpoint"] = bar_ns, checkpoint
-    params["top"] = TOP_QUOTE if top_quote else TOP_BOOK
+    params["top"] = (TOP_QUOTE if top_quote else TOP_BOOK) + (0 if cut is None else CUT)
     params["depth"], params["schema"] = depth, schema_id(depth) | len(features_of(depth)) << 32
     rows = max(1, instruments)
     digest = np.zeros(1, DIGEST)
     digest["due"] = checkpoint - 1
-    return FeaturesState(np.zeros(rows, FEATURE_STATE), np.zeros(rows, BAR_STATE), params, digest)
+    at_bars = new_indicators(indicators, instruments, bar_ns)
+    params["indicators"] = at_bars.shape["parts"]
+    return FeaturesState(np.zeros(rows, FEATURE_STATE), np.zeros(rows, BAR_STATE), params, digest, cut or new_bars([]), at_bars)
+
+
+def rows_max(instruments: int, indicators: FeatureSet | None, quotes: bool = False) -> int:
+    """Slots that one input may make: ROWS_MAX, or at the end of the feed a bar (two, of quotes) and a row of indicators an instrument."""
+    values = len(indicators.columns) if indicators else 0
+    return max(ROWS_MAX, instruments * (1 + quotes - (-values // VALUES_PER_SLOT)) + 1) if values else ROWS_MAX
 
 
 @kernel(inline=True)
@@ -72,9 +93,80 @@ def fold_digest(digest, row):
 
 
 @kernel
+def write_bar(state, at, r, out, n):
+    """Close cut bar `at` into out[n], caused by `r`; returns the new n."""
+    cut = state.cut
+    if end_bar(cut, cut.open[at], out[n]) == 0:
+        return n
+    begin(out[n], r, BY_FEATURES, BAR, n)
+    sides = 1 + cut.rule[0].quotes
+    out[n].instrument_id = at // sides
+    out[n].side = BID + at % sides if sides > 1 else NO_SIDE
+    fold_bar(state.digest[0], out[n])
+    return after_bar(state, out, n + 1) if state.params[0].indicators else n + 1
+
+
+@kernel
+def fold_bar(digest, row):
+    """`fold_digest` of a bar: its side is among what tells it."""
+    digest.value += np.uint64(row.side)
+    fold_digest(digest, row)
+
+
+@kernel
+def close_over(state, at, when, r, out, n):
+    """Close cut bar `at` if it is over by the clock at `when`; returns the new n."""
+    b = state.cut.open[at]
+    if not is_open(b) or b.ends_ns > when:
+        return n
+    n = write_bar(state, at, r, out, n)
+    b.closed_ns = b.ends_ns
+    return n
+
+
+@kernel
+def cut_bars(state, r, out):
+    """Cut bars of one input: those that it tells to be over, then the one that it fills; returns the rows in `out`."""
+    cut = state.cut
+    rule = cut.rule[0]
+    n = 0
+    sides = 1 + rule.quotes
+    if r.kind == TIMER:
+        if rule.close_on == ON_TIMER:
+            for at in range(sides * len(state.bars)):
+                n = close_over(state, at, r.due_ns - rule.close_after_ns, r, out, n)
+        return n
+    counts = r.kind == QUOTE if rule.quotes else r.kind == TRADE
+    if not counts and (rule.close_on == ON_TRADE or r.kind > BOOK_SNAPSHOT):
+        return n
+    first = sides * np.int64(r.instrument_id)
+    for at in range(first, first + sides):
+        n = close_over(state, at, r.ts_event_ns, r, out, n)
+    if counts and rule.quotes:
+        cut_quote(cut, cut.open[first], r.ts_event_ns, r.price_ticks, r.qty_lots)
+        cut_quote(cut, cut.open[first + 1], r.ts_event_ns, r.ask_ticks, r.ask_lots)
+    elif counts and cut_trade(cut, cut.open[first], r):
+        n = write_bar(state, first, r, out, n)
+    return n
+
+
+@kernel
+def after_bar(state, out, n):
+    """Behind the bar in out[n - 1] the configured indicators; returns how many slots are in `out`."""
+    after = add_indicators(state.indicators, out, n)
+    for k in range(n, after):
+        fold_digest(state.digest[0], out[k])
+    return after
+
+
+@kernel
 def close_all_bars(state, r, out):
     """Close every open bar, in instrument order."""
     n = 0
+    if state.params[0].bar_ns == 0:
+        for at in range(len(state.cut.open)):
+            n = write_bar(state, at, r, out, n)
+        return n
     for i in range(len(state.bars)):
         if state.bars[i].trades > 0:
             close_bar(state.bars[i], state.params[0].bar_ns, out[n])
@@ -82,6 +174,8 @@ def close_all_bars(state, r, out):
             out[n].instrument_id = i
             fold_digest(state.digest[0], out[n])
             n += 1
+            if state.params[0].indicators:
+                n = after_bar(state, out, n)
     return n
 
 
@@ -111,12 +205,41 @@ def add_levels(state, m, out, n):
 
 
 @kernel
-def pass_bar(state, r, row):
+def pass_bar(state, r, out):
     """Hand on the bar `r` that a feed brought: what reads bars sees those of a feed and our own alike."""
+    row = out[0]
     copy_slot(row, r)
     begin(row, r, BY_FEATURES, BAR, 0)
+    row.side = r.side
+    fold_bar(state.digest[0], row)
+    return after_bar(state, out, 1) if state.params[0].indicators else 1
+
+
+@kernel
+def step_cut(state, m, r, out):
+    """`step_features` of a run with cut bars, at a trade or the end of an event: apart, and its end written twice, so that others pay nothing.
+
+    What is changed in either is changed in the other: tests/property/test_bars.py compares their rows.
+    """
+    p = state.params[0]
+    n = cut_bars(state, r, out)
+    if not r.flags & EVENT_END:
+        return n
+    if p.top == CUT + TOP_BOOK:
+        if not (r.kind == BOOK_DELTA or r.kind == TRADE or r.kind == BOOK_SNAPSHOT) or not two_sided(m):
+            return n
+        bid, ask, bid_lots, ask_lots = best_price(m, BID), best_price(m, ASK), best_lots(m, BID), best_lots(m, ASK)
+    else:
+        if not (r.kind == QUOTE or r.kind == TRADE) or m.bid_lots <= 0 or m.ask_lots <= 0:
+            return n
+        bid, ask, bid_lots, ask_lots = m.bid_ticks, m.ask_ticks, m.bid_lots, m.ask_lots
+    row = out[n]
+    begin(row, r, BY_FEATURES, FEATURE, n)
+    update(state.features[np.int64(r.instrument_id)], p, bid, bid_lots, ask, ask_lots, row["values"])
+    set_slot_word(row, 14, p.schema)
+    set_slot_word(row, 15, np.uint64(0))
     fold_digest(state.digest[0], row)
-    return 1
+    return n + 1 if p.schema == PLAIN else add_levels(state, m, out, n)
 
 
 @kernel(inline=True)
@@ -130,20 +253,26 @@ def step_features(state, m, r, out):
     i = np.int64(r.instrument_id)
     n = 0
     if r.kind == TRADE:
+        if p.bar_ns == 0:
+            return step_cut(state, m, r, out)
         n = add_trade(state.bars[i], p.bar_ns, r, out[0])
         if n:
             begin(out[0], r, BY_FEATURES, BAR, 0)
             fold_digest(state.digest[0], out[0])
+            if p.indicators:
+                n = after_bar(state, out, n)
     elif r.kind == COMMAND and r.action == END_OF_FEED:
         return close_all_bars(state, r, out)
     elif r.kind == BAR:
-        return pass_bar(state, r, out[0])
+        return pass_bar(state, r, out)
     if not r.flags & EVENT_END:
         return n
     if p.top == TOP_BOOK:
         if not (r.kind == BOOK_DELTA or r.kind == TRADE or r.kind == BOOK_SNAPSHOT) or not two_sided(m):
             return n
         bid, ask, bid_lots, ask_lots = best_price(m, BID), best_price(m, ASK), best_lots(m, BID), best_lots(m, ASK)
+    elif p.top >= CUT:
+        return step_cut(state, m, r, out)
     else:
         if not (r.kind == QUOTE or r.kind == TRADE) or m.bid_lots <= 0 or m.ask_lots <= 0:
             return n

@@ -26,6 +26,7 @@ FEATURE_PARAMS = np.dtype(
         ("checkpoint", "i8"),
         ("depth", "i8"),  # levels a side behind the first eight values
         ("schema", "u8"),  # schema_id and count, as they stand in a row
+        ("indicators", "i8"),  # slots of their row behind a bar, 0 = none are configured
     ]
 )  # fmt: skip
 TOP_BOOK, TOP_QUOTE = 0, 1

@@ -5,6 +5,7 @@ Captures are cut off when a recorder is killed, so whatever can be decompressed 
 
 from __future__ import annotations
 
+import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +17,10 @@ from handlers.ingest.errors import TruncatedError, UnreadableError
 
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+ZIP_MAGIC = b"PK\x03\x04"
 READ_BYTES = 1 << 16
 LINE_BYTES_MAX = 1 << 26  # the longest recorded line, a snapshot of 1,000 levels a side, has 60 kB
-_DAMAGED = (zlib.error, zstandard.ZstdError)
+_DAMAGED = (zlib.error, zstandard.ZstdError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError)  # the last two: zip's methods, locks
 
 
 def _decompressor(head: bytes) -> Any:
@@ -27,14 +29,26 @@ def _decompressor(head: bytes) -> Any:
     return zstandard.ZstdDecompressor().decompressobj() if head.startswith(ZSTD_MAGIC) else None
 
 
+def is_zip(path: Path) -> bool:
+    """Whether the file's first bytes are a zip's; raises UnreadableError."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
+    except OSError as error:
+        raise UnreadableError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
 def read_blocks(path: Path) -> Iterator[bytes]:
-    """Yield the file's content in blocks of no fixed size; gzip and zstd of several members are joined.
+    """Yield the file's content in blocks of no fixed size; gzip and zstd of several members are joined; a zip holds one file.
 
     Raises UnreadableError (cannot be opened, damaged) and TruncatedError, the latter after all that was readable.
     """
     try:
         with path.open("rb") as file:
             chunk = file.read(READ_BYTES)
+            if chunk.startswith(ZIP_MAGIC):
+                yield from _zip_blocks(path)
+                return
             unpack = _decompressor(chunk)
             while chunk:
                 if unpack is None:
@@ -53,6 +67,19 @@ def read_blocks(path: Path) -> Iterator[bytes]:
         raise UnreadableError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
+def _zip_blocks(path: Path) -> Iterator[bytes]:
+    """The one file in a zip; its checksum is looked at when the last block was read."""
+    if not zipfile.is_zipfile(path):
+        raise TruncatedError(f"{path.name} is cut off: its zip directory, which stands at the end, is missing")
+    with zipfile.ZipFile(path) as archive:
+        inside = [info for info in archive.infolist() if not info.is_dir()]
+        if len(inside) != 1:
+            raise UnreadableError(f"{path.name} holds {len(inside)} files; a zip is read where it holds one")
+        with archive.open(inside[0]) as file:
+            while block := file.read(READ_BYTES):
+                yield block
+
+
 def _next_member(path: Path, chunk: bytes) -> Any:
     unpack = _decompressor(chunk)
     if unpack is None:
@@ -62,6 +89,12 @@ def _next_member(path: Path, chunk: bytes) -> Any:
 
 def read_lines(path: Path) -> Iterator[bytes]:
     """Yield lines without their end; a last line cut off with its file is not one. Raises what `read_blocks` raises."""
+    for lines in read_line_lists(path):
+        yield from lines
+
+
+def read_line_lists(path: Path) -> Iterator[list[bytes]]:
+    """`read_lines`, a block's lines at a time."""
     tail = b""
     for block in read_blocks(path):
         lines = block.split(b"\n")
@@ -72,9 +105,9 @@ def read_lines(path: Path) -> Iterator[bytes]:
             continue
         lines[0] = tail + lines[0]
         tail = lines.pop()
-        yield from lines
+        yield lines
     if tail:
-        yield tail
+        yield [tail]
 
 
 def read_head(path: Path, size: int) -> bytes:

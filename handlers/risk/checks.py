@@ -13,7 +13,9 @@ from handlers.domain.book import best_price, mid_twice, two_sided
 from handlers.domain.numeric import add_checked, mul_checked, mul_div
 from handlers.domain.order import may_amend
 from transport.compiled import kernel
-from transport.records import ASK, BID, BUY, FOK, HALTED, LIMIT_ORDER, MARKET_ORDER, REDUCING, SELL, WARMUP
+from transport.records import (
+    ASK, BID, BUY, CLOSED, FOK, HALT, HALTED, LIMIT_ORDER, MARKET_ORDER, PAUSED, REDUCING, SELL, TRADING, WARMUP,
+)  # fmt: skip
 
 LIMITS = np.dtype(
     [
@@ -38,6 +40,7 @@ EXPOSURE = np.dtype(
     [
         ("net_lots", "i8"), ("open_buy_lots", "i8"), ("open_sell_lots", "i8"),
         ("last_ns", "i8"), ("last_side", "i8"), ("last_qty", "i8"), ("last_price", "i8"), ("last_strategy", "i8"),
+        ("halted", "i8"),  # bits: BY_VENUE, BY_DATA
     ]
 )  # fmt: skip
 RISK_STATE = np.dtype(
@@ -46,6 +49,7 @@ RISK_STATE = np.dtype(
         ("gross_units", "i8"),  # of `position_total_max`: what every instrument holds and has open, kept up by `move_exposure`
     ]
 )  # fmt: skip
+BY_VENUE, BY_DATA = 1, 2  # who halted an instrument
 WORTH_MAX = 2**62  # money units; configured limits are below it
 PRICE_MAX = 2**40  # ticks; INGEST lets no market price beyond it in
 TOKEN = 1_000_000_000  # an order costs this; `rate` orders a second accrue `rate` a nanosecond
@@ -112,10 +116,25 @@ def check_market(limits, m, cause, order_type, price):
 
 
 @kernel
+def fold_status(exposure, r):
+    """Who halts the instrument after a status row; one with a reason is of a check of the data, which lifts its own halt alone.
+
+    The venue's TRADING lifts both: a session begins. PRE_OPEN, AUCTION and what is unknown leave it as it is.
+    """
+    by_data = r.reason != 0
+    if r.action == TRADING:
+        exposure.halted = exposure.halted & ~BY_DATA if by_data else 0
+    elif r.action == HALT or r.action == PAUSED or r.action == CLOSED:
+        exposure.halted |= BY_DATA if by_data else BY_VENUE
+
+
+@kernel
 def check_state(line, exposure, side, qty):
-    """HALTED refuses everything, REDUCING whatever does not bring the position nearer to zero."""
+    """HALTED refuses everything, and so does a halt of the instrument; REDUCING whatever does not bring the position nearer to zero."""
     if line.state == HALTED:
         return reasons.STATE_HALTED, 0, line.state
+    if exposure.halted:
+        return reasons.TRADING_HALTED, 0, exposure.halted
     if line.state == REDUCING:
         net = exposure.net_lots
         room = max(0, net - exposure.open_sell_lots if side == SELL else -net - exposure.open_buy_lots)

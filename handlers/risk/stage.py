@@ -21,12 +21,12 @@ from handlers.domain import reasons
 from handlers.domain.memory import zero_slot
 from handlers.domain.position import POSITION_STATE, apply_fill_row
 from handlers.domain.rows import stamp
-from handlers.risk.checks import EXPOSURE, RISK_STATE, TOKEN, check_amend, check_order, move_exposure
+from handlers.risk.checks import EXPOSURE, RISK_STATE, TOKEN, check_amend, check_order, fold_status, move_exposure
 from transport.compiled import kernel
 from transport.records import (
     ACK, ACTIVE, AMEND, AMEND_ORDER, BUY, BY_INGEST, BY_RISK, BY_SIGNALS, CANCEL, CANCEL_ALL, CANCEL_ORDER, COMMAND,
     END_OF_FEED, FILL, FLATTEN, HALTED, INTENT, MARKET_ORDER, NO_INSTRUMENT, ORDER, PLACE, REJECT, SELL,
-    SET_POSITION, SET_STATE, SIGNAL, TARGET, VERDICT,
+    SET_POSITION, SET_STATE, SIGNAL, STATUS, TARGET, VERDICT,
 )  # fmt: skip
 
 LEG_BITS, SEQ_BITS = 12, 36  # client order id: epoch | seq | leg
@@ -301,7 +301,7 @@ def handle_command(state, r, out):
 @kernel(inline=True)
 def concerns_risk(kind):
     """Inputs that RISK does something about besides folding the book."""
-    return kind == FILL or kind == ACK or kind == REJECT or kind == COMMAND
+    return kind == FILL or kind == ACK or kind == REJECT or kind == COMMAND or kind == STATUS
 
 
 @kernel
@@ -310,6 +310,8 @@ def step_risk(state, markets, r, intents, count, out):
     n = 0
     if r.kind == COMMAND:
         n = handle_command(state, r, out)
+    elif r.kind == STATUS:
+        fold_status(state.exposures[np.int64(r.instrument_id)], r)
     elif concerns_risk(r.kind):
         fold_report(state, r)
     for j in range(count):

@@ -1,23 +1,19 @@
 """From a strategy's path to an address that the compiled line can call.
 
-A step is compiled behind a shell of the one signature (see handlers.contract). The shell is written as a small module into the
-cache folder, since numba caches only functions that stand in a file and are no closures; the folder is named by the hash of the
-user's sources too, so that an edit of the strategy, or of a module beside it that it imports, never runs yesterday's code.
+A step is compiled behind a shell of the one signature (see handlers.contract and transport.shells) in a folder of the cache that
+is named by the hash of the user's sources too, so that an edit of the strategy, or of a module beside it that it imports, never
+runs yesterday's code.
 A step that cannot be compiled, or says `compiled=False`, runs as plain Python behind the same signature.
 """
 
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import hashlib
 import importlib
 import importlib.util
-import re
-import shutil
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +25,7 @@ from handlers.contract import GUARD_ROWS, Handler
 from handlers.signals.errors import StrategyError, StrategyNotFound, StrategyRefused
 from transport import compiled
 from transport.records import REC, SLOT_BYTES
+from transport.shells import Attributes, compiled_shell
 
 BUILT_IN = {"momentum": "handlers.signals.strategies.momentum", "mean_reversion": "handlers.signals.strategies.mean_reversion"}
 # A shell as C sees it: status (result, error, state, params, record, out); see handlers.domain.memory.call_step.
@@ -51,12 +48,6 @@ def run(state, params, record, out):
     o = carray(out, ({rows},), REC_DTYPE){first}
     return step(s, p, r, o)
 '''
-# Calls a step may not make: memory, and libm, whose last bits differ between CPUs.
-_ALLOCATES = re.compile(r"call[^\n]*@(NRT_(?:MemInfo_(?:alloc|new)|Allocate)\w*|malloc|calloc)\b")
-_LIBM = re.compile(r"call[^\n]*@(?:llvm\.)?(exp|exp2|expm1|log|log2|log10|log1p|pow|powi|sin|cos|tan|tanh|sinh|cosh|asin|acos|atan|atan2|erf|fma)f?\b")
-# Whatever else the module calls without defining it, numba's own runtime apart, is libm under a rarer name (lgamma, hypot, asinh).
-_DECLARED = re.compile(r'^declare\b[^@\n]*@"?([\w.$]+)"?\(', re.M)
-_KNOWN = re.compile(r"NRT_|numba_(gil|runtime|unpickle|do_raise|ldexp|frexp)|_?Py|llvm\.|(sqrt|fabs|floor|ceil|trunc|copysign)$")
 _handlers: dict[str, Handler] = {}
 
 
@@ -164,68 +155,13 @@ def load_handler(where: str, base: Path) -> tuple[Handler, dict[str, str]]:
     return handler, sources
 
 
-def _compile(handler: Handler, key: str, folder: Path) -> Any:
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"shell_{key}.py"
+def _checked(handler: Handler, key: str, digest: str, where: str) -> Any:
+    """Compile a step and hold it to its contract; raises StrategyRefused."""
     first = "[0]" if handler.rows_max == 1 else ""
     text = _SHELL.format(name=handler.name, key=key, rows=handler.rows_max, first=first)
-    if not file.exists() or file.read_text() != text:
-        temporary = file.with_suffix(f".{id(handler)}.tmp")
-        temporary.write_text(text)
-        temporary.replace(file)
-    spec = importlib.util.spec_from_file_location(f"tickline_shell_{key}", file)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # a cached function finds its globals by the module's name
-    with compiled.cache_folder(folder):
-        spec.loader.exec_module(module)
-    return module.run
-
-
-def _fault_in(run: Any, where: str) -> str:
-    """What of the machine code must not be on the line, in words; "" when nothing."""
-    text = run.inspect_llvm(run.signatures[0])
-    hit = _ALLOCATES.search(text)
-    if hit:
-        return f"strategy {where} allocates memory ({hit[1]}): keep arrays in `state`, of a fixed shape, and write to them"
-    hit = _LIBM.search(text)
-    foreign = [hit[1]] if hit else [name for name in _DECLARED.findall(text) if not _KNOWN.match(name)]
-    if foreign:
-        return f"strategy {where} calls {foreign[0]}, whose last bits differ between CPUs: take it from handlers.domain.numeric"
-    return ""
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """No other process is in here for `folder`, which may not exist yet; one that is killed in here lets the next in."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _checked(handler: Handler, key: str, digest: str, where: str) -> Any:
-    """Compile a step and hold it to its contract; the verdict is kept, for numba cannot inspect what it loads from its cache."""
-    folder = compiled.CACHE_DIR / f"strategy-{digest[:24]}-{key}"
-    verdict = folder / "verdict"
-    run = None
-    if not verdict.exists():
-        with _alone(folder):
-            if not verdict.exists():  # another process may just have written it
-                run = _compile_first(handler, key, folder, where)
-    fault = verdict.read_text()
+    run, fault = compiled_shell(compiled.CACHE_DIR / f"strategy-{digest[:24]}-{key}", key, text, f"strategy {where}")
     if fault:
         raise StrategyRefused(fault)
-    return run or _compile(handler, key, folder)
-
-
-def _compile_first(handler: Handler, key: str, folder: Path, where: str) -> Any:
-    """Compile into an empty `folder` and leave the verdict there, last of all."""
-    shutil.rmtree(folder, ignore_errors=True)  # compiled by a process that was killed before it looked
-    run = _compile(handler, key, folder)
-    temporary = folder / "verdict.tmp"
-    temporary.write_text(_fault_in(run, where))
-    temporary.replace(folder / "verdict")
     return run
 
 
@@ -249,29 +185,6 @@ def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if not line.startswith(("Failed in", "No implementation", "File", "During"))]
     return (telling or lines or [type(error).__name__])[0][:200]
-
-
-class Attributes:
-    """A record's fields as attributes, for a step in Python; integers as int, which does not wrap at a field's own width.
-
-    numpy's recarray would answer a field called `mean` or `flags` with its own method.
-    """
-
-    __slots__ = ("_slot",)
-
-    def __init__(self, slot: Any) -> None:
-        object.__setattr__(self, "_slot", slot)
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in self._slot.dtype.names:
-            raise AttributeError(f"no field {name!r}; there are {', '.join(self._slot.dtype.names)}")
-        value = self._slot[name]
-        return int(value) if isinstance(value, np.integer) else value
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in self._slot.dtype.names:
-            raise AttributeError(f"no field {name!r}; there are {', '.join(self._slot.dtype.names)}")
-        self._slot[name] = value
 
 
 def _array_at(address: int, dtype: np.dtype[Any], rows: int) -> list[Attributes]:

@@ -341,7 +341,7 @@ def test_rest_that_lags_behind_the_stream_is_asked_again(tmp_path: Path) -> None
     ("change", "words"),
     [
         ({"warmup__from": "journal", "warmup__path": "nowhere"}, "nowhere is no run's folder"),
-        ({"warmup__from": "parquet", "warmup__path": "{first}", "symbols": ("ETHUSDT",)}, "has nothing of ETHUSDT.binance; it has BTCUSDT.binance"),
+        ({"warmup__from": "parquet", "warmup__path": "{first}", "symbols": ("BTCUSDT", "ETHUSDT")}, "has nothing of ETHUSDT.binance"),
     ],
 )
 def test_a_history_that_does_not_fit_is_refused_in_words(tmp_path: Path, change: dict[str, Any], words: str) -> None:

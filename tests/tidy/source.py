@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("engine", "handlers", "transport")
 OURS = (*PACKAGES, "perf", "tests")
-COMPILED = ("kernel", "handler", "intrinsic", "overload", "overload_method", "overload_attribute")
+COMPILED = ("kernel", "handler", "feature", "intrinsic", "overload", "overload_method", "overload_attribute")
 
 
 @cache

@@ -86,7 +86,7 @@ def test_the_header_stands_where_the_page_says() -> None:
 def test_flags_have_the_values_that_the_page_gives() -> None:
     said = re.findall(r"`([A-Z_]+)` (\d+)", SLOT)
     assert {name: int(value) for name, value in said} == {
-        name: getattr(records, name) for name in ("EVENT_END", "EVENT_FIRST", "WARMUP", "SYNTHETIC")
+        name: getattr(records, name) for name in ("EVENT_END", "EVENT_FIRST", "WARMUP", "SYNTHETIC", "SUSPECT")
     }
 
 

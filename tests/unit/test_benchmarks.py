@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
-from perf import bench_ring_one_to_one, bench_ring_ping_pong, bench_start, bench_synthetic, harness, run_line
+from handlers.features.catalogue import INDICATORS
+from handlers.features.feature_set import FeatureSet
+from perf import (
+    bench_factors, bench_features, bench_quality, bench_ring_one_to_one, bench_ring_ping_pong, bench_start, bench_synthetic, harness, run_line,
+)  # fmt: skip
 from perf.bench_start import Start
 from perf.peers import oracle
 from perf.run_line import MODES
@@ -157,6 +162,22 @@ def test_generator_whose_records_are_others_has_no_figure(monkeypatch: pytest.Mo
         bench_synthetic.rate(bench_synthetic.ROWS_SMALL)
 
 
+def test_factors_that_are_not_numpys_have_no_figure() -> None:
+    closes, values, members = bench_factors.draw(60)
+    assert bench_factors.rate((closes, values, members), bench_factors.Z_SCORE) > 0
+    state = bench_factors.new_factors(60)
+    with pytest.raises(bench_factors.WrongAnswer, match="low_volatility is not numpy's"):
+        bench_factors.check(state, (closes, values, members))
+
+
+def test_checks_that_find_another_number_of_faults_have_no_figure() -> None:
+    clean, faulty, planted = bench_quality.windows_of(20_000)
+    assert planted > 0
+    assert bench_quality.cost(faulty, planted) > 0
+    with pytest.raises(bench_quality.WrongAnswer, match=r"are \(0, 0, 20000\), not \(1, "):
+        bench_quality.cost(clean, 1)
+
+
 def test_rings_are_held_to_pyzmq_with_one_record_a_message() -> None:
     one, many = "pyzmq ipc, 1 a message", "pyzmq ipc, 16 a message"
     rates = {"ring, by 1": [5.0, 5.0], "ring, by 16": [40.0, 60.0], one: [1.0, 2.0], many: [10.0, 20.0]}
@@ -170,3 +191,13 @@ def test_rings_are_held_to_pyzmq_with_one_record_a_message() -> None:
 def test_without_pyzmq_there_is_no_target() -> None:
     assert bench_ring_one_to_one.targets({"ring, by 16": [1.0]}) == []
     assert bench_ring_ping_pong.targets({"ring": [[1.0]]}) == []
+
+
+def test_indicators_that_differ_from_their_batch_have_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, bars = FeatureSet([("ema", {})], INDICATORS), bench_features.some_bars(50)
+    assert bench_features.ns_a_bar(made, bars) > 0
+    monkeypatch.setattr(FeatureSet, "batch", lambda self, bars: np.zeros((len(bars), 1)))
+    with pytest.raises(bench_features.WrongAnswer, match="the last row is not the batch's"):
+        bench_features.ns_a_bar(made, bars)
+    with pytest.raises(bench_features.WrongAnswer, match="the mean of the last 14 closes is 0"):
+        bench_features.check_mean(bars)

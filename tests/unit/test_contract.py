@@ -26,7 +26,7 @@ def declared(**options: Any) -> Handler:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"reads": ORDER}, r"may read Trade, Quote, Feature, Bar, Fill, Timer, not Order$"),
+        ({"reads": ORDER}, r"may read Trade, Quote, Feature, Bar, Fill, Timer, INDICATOR_ROW, not Order$"),
         ({"reads": (TRADE, BOOK_DELTA)}, r"not BookDelta$"),
         ({"reads": 77}, r"not 77$"),
         ({"reads": FORECAST}, r"not Forecast: there is no source of forecasts yet$"),
@@ -69,7 +69,7 @@ def test_a_parameter_without_a_value_is_asked_for_by_name() -> None:
 @pytest.mark.parametrize(
     ("declaration", "words"),
     [
-        ("reads=FORECAST", "TypeError: a step may read Trade, Quote, Feature, Bar, Fill, Timer, not Forecast: there is no source of forecasts yet"),
+        ("reads=FORECAST", "TypeError: a step may read Trade, Quote, Feature, Bar, Fill, Timer, INDICATOR_ROW, not Forecast: there is no source of forecasts yet"),
         ('reads=FEATURE, params=[("lots", "i8")]', "strategy mine: go needs a value for 'lots'"),
     ],
 )
@@ -123,7 +123,7 @@ def fills(s, p, row, out):
     return s.seen % 200 == 0
 """
 NAMES = ("bars", "all_bars", "timers", "all_timers", "quotes", "fills", "more_fills")
-CONFIG = "[features]\nbar_interval_s = 1\n\n[line]\ntimer_interval_ms = 300\n" + "".join(
+CONFIG = "[bars]\ninterval_s = 1\n\n[line]\ntimer_interval_ms = 300\n" + "".join(
     f'\n[[strategy]]\nname = "{name}"\npath = "readers.py:{name.split("_")[-1]}"\nscope = "{"strategy" if "all" in name else "instrument"}"\n'
     for name in NAMES
 )

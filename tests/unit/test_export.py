@@ -105,6 +105,7 @@ def test_trades_leave_as_exact_decimals_with_the_aggressors_side(tmp_path: Path)
             "price_ticks": 6160202,
             "qty_lots": 150000,
             "side": BUY,
+            "conditions": 2**31,
         },
         {"kind": QUOTE, "price_ticks": 1, "qty_lots": 1},
         {"kind": TRADE, "instrument_id": 1, "price_ticks": 19_003, "qty_lots": 3, "side": SELL},
@@ -113,7 +114,7 @@ def test_trades_leave_as_exact_decimals_with_the_aggressors_side(tmp_path: Path)
     first, second, third = exported(tmp_path, "trades", rows)
     assert first == {
         "ts_event_ns": "5", "ts_recv_ns": "7", "instrument": "BTCUSDT.binance", "trade_id": "42", "price": "61602.02",
-        "qty": "1.5", "side": "BUY",
+        "qty": "1.5", "side": "BUY", "conditions": "2147483648",
     }  # fmt: skip
     assert (second["instrument"], second["price"], second["qty"], second["side"]) == (
         "ESH4.glbx",
@@ -157,8 +158,9 @@ def test_tops_of_other_venues_say_when_and_of_what(tmp_path: Path) -> None:
 
 def test_bars_sum_to_an_exact_notional(tmp_path: Path) -> None:
     bar = {"open_ticks": 4, "high_ticks": 9, "low_ticks": 3, "close_ticks": 5, "volume_lots": 10, "trades": 2}
-    rows = rows_of({"kind": BAR, "instrument_id": 1, "notional_ticks_lots": 61, "interval_ns": 60, **bar})
+    rows = rows_of({"kind": BAR, "instrument_id": 1, "notional_ticks_lots": 61, "interval_ns": 60, "side": ASK, "session": 15_985, **bar})
     (row,) = exported(tmp_path, "bars", rows)
+    assert (row["side"], row["session"]) == ("ASK", "15985")
     assert (row["open"], row["high"], row["low"], row["close"]) == ("1", "2.25", "0.75", "1.25")
     assert (row["volume"], row["trades"], row["interval_ns"]) == ("10", "2", "60")
     assert Decimal(row["notional"]) == 61 * ES.tick * ES.multiplier
@@ -333,7 +335,7 @@ def test_standard_output_stays_open_after_a_table(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(buffer))
     write_table([rows_of({"kind": TRADE, "side": ASK, "qty_lots": 1})], "trades", INSTRUMENTS)
     assert not buffer.closed
-    assert buffer.getvalue().decode().splitlines()[1] == "0,0,BTCUSDT.binance,0,0,0.00001,SELL"
+    assert buffer.getvalue().decode().splitlines()[1] == "0,0,BTCUSDT.binance,0,0,0.00001,SELL,"
 
 
 def test_says_which_extra_is_missing_when_pyarrow_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

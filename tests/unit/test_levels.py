@@ -6,11 +6,13 @@ import random
 from decimal import Decimal
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.domain import reasons
-from handlers.ingest.venues.levels import MESSAGE, grid_step, grid_table, read_decimal, rows_bound, write_rows
+from handlers.ingest.decimals import grid_step
+from handlers.ingest.venues.levels import MESSAGE, grid_table, read_decimal, rows_bound, text_spans, write_rows
 from transport.records import (
     BOOK_DELTA,
     BOOK_SNAPSHOT,
@@ -54,6 +56,28 @@ def test_grid_step_is_the_exact_decimal() -> None:
         assert grid_step(Decimal(step)) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "units"),
+    [("0.5", 500), ("1.1e-1", 110), ("5e-3", 5), ("1E2", 100_000), ("12.5e+1", 125_000), ("0", 0), ("0e5", 0), ("3", 3000), ("1.2345e2", 123_450)],
+)
+def test_bare_numbers_are_read_with_their_exponents(text: str, units: int) -> None:
+    found, at, why = read_decimal(np.frombuffer(f"{text}]".encode(), np.uint8).copy(), 0, len(text) + 1, 3, 1, reasons.PRICE_OFF_GRID)
+    assert (found, at, why) == (units, len(text), 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("1e-4", reasons.PRICE_OFF_GRID), ("1.00005", reasons.PRICE_OFF_GRID), ("e5", reasons.NOT_A_NUMBER), ("1e", reasons.NOT_A_NUMBER),
+        ("1e+", reasons.NOT_A_NUMBER), ("null", reasons.NOT_A_NUMBER), ("-1", reasons.NOT_POSITIVE),
+        ("1e30", reasons.OUT_OF_INT64), ("1e99", reasons.OUT_OF_INT64), ('1"', reasons.NOT_A_NUMBER),
+    ],
+)  # fmt: skip
+def test_bare_numbers_that_are_none_or_off_the_grid_are_refused(text: str, reason: int) -> None:
+    _, _, why = read_decimal(np.frombuffer(text.encode(), np.uint8).copy(), 0, len(text), 3, 1, reasons.PRICE_OFF_GRID)
+    assert why == reason
+
+
 def test_rows_never_exceed_the_bound_however_wrong_the_levels(seed: int) -> None:
     rng = random.Random(seed)
     for _ in range(50):
@@ -63,10 +87,9 @@ def test_rows_never_exceed_the_bound_however_wrong_the_levels(seed: int) -> None
         parts = ["[", "]", '"1"', '"2.5"', ",", '"x"', '["3","4"]', '[["3","4"],["5","0"]]', ""]
         texts = ["".join(rng.choices(parts, k=rng.randrange(4))).encode() for _ in range(4 * n)]
         text = b"".join(texts)
-        cuts = np.concatenate(([0], np.cumsum([len(t) for t in texts]))).astype(np.int64)
         rows = empty(rows_bound(text, n))
         grid = grid_table(np.array([3], np.uint32), 16, [(Decimal("0.1"), Decimal("0.1"))])
-        used = write_rows(np.frombuffer(text, np.uint8).copy(), cuts, messages, grid, rows)
+        used = write_rows(np.frombuffer(text, np.uint8).copy(), text_spans(texts, 0), messages, grid, rows)
         assert used <= len(rows)
         whole = messages[messages["refused"] == 0]
         assert all(rows["flags"][stop - 1] & EVENT_END for stop in whole["stop"].tolist())

@@ -22,9 +22,10 @@ from handlers.domain import reasons
 from handlers.domain.schema import EMA_FAST, EMA_SLOW, MID, VOLATILITY
 from handlers.ingest.venues.synthetic import SyntheticFeed
 from handlers.signals.errors import StrategyError, StrategyNotFound, StrategyRefused
-from handlers.signals.loading import BUILT_IN, PROTOTYPE, Attributes, LoadedStep, compile_step, new_state
+from handlers.signals.loading import BUILT_IN, PROTOTYPE, LoadedStep, compile_step, new_state
 from transport import compiled
 from transport.records import FEATURE, INTENT, ORDER, REJECT, TARGET, empty
+from transport.shells import Attributes
 
 HEAD = """
 import math
@@ -166,13 +167,14 @@ COMPILES = """
 import sys, time
 from pathlib import Path
 from handlers.signals import loading
-first, times = loading._compile_first, 0
+from transport import shells
+first, times = shells._compile_first, 0
 def slowly(*args):
     global times
     times += 1
     time.sleep(0.5)
     return first(*args)
-loading._compile_first = slowly
+shells._compile_first = slowly
 print("ready", flush=True)
 sys.stdin.readline()
 step = loading.compile_step("mine.py:go", Path(sys.argv[1]))

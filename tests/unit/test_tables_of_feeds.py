@@ -14,7 +14,7 @@ FEED = "synthetic:20000:3:2"
 @pytest.mark.parametrize("name", ["bars", "features"])
 @pytest.mark.parametrize("depth", [0, 3])
 def test_rows_of_a_feed_equal_those_of_its_run(tmp_path: Path, name: str, depth: int) -> None:
-    config = config_file(tmp_path, f"[features]\ndepth = {depth}\nbar_interval_s = 1\n[runtime]\nchunk_rows = 777\n")
+    config = config_file(tmp_path, f"[features]\ndepth = {depth}\n[bars]\ninterval_s = 1\n[runtime]\nchunk_rows = 777\n")
     replayed(tmp_path / "run", FEED, config=config)
     found = table(FEED, name, "--config", config)
     assert found == table(tmp_path / "run", name)

@@ -18,8 +18,9 @@ from msgspec import Raw
 
 from handlers.domain.reasons import CONTROL_MESSAGE, MISSING_FIELD, UNFINISHED_BAR, UNKNOWN_STREAM, WRONG_TYPE
 from handlers.ingest.venues import binance_past as past
+from handlers.ingest.venues.binance_scanner import BinanceScanner
 from handlers.ingest.venues.depth import NO_PREVIOUS, DepthRule
-from handlers.ingest.venues.protocol import ABSENT, MS, NOTHING, BookRule, Id, Line, Parsed, Protocol, Refused, ms_ns, quote_of, refusal
+from handlers.ingest.venues.protocol import ABSENT, MS, NOTHING, BookRule, Id, Line, Parsed, Protocol, Refused, Scanner, ms_ns, quote_of, refusal
 from handlers.ingest.venues.stream import BARS_MAX, Stream
 from transport.instruments import Instrument
 from transport.records import BAR, BOOK_DELTA, BOOK_SNAPSHOT, BUY, QUOTE, SELL, TRADE
@@ -152,6 +153,9 @@ class Binance(Protocol):
     @property
     def shown(self) -> bool:
         return bool(self.told_market or self._market or self._guess)
+
+    def scanner(self) -> Scanner | None:
+        return BinanceScanner(self.places.known, self.market() != SPOT)
 
     def fresh(self, instruments: Sequence[Instrument]) -> Protocol:
         found = Binance(instruments, self.market())

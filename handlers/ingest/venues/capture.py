@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,13 +26,13 @@ from handlers.domain.reasons import (
     BEFORE_STREAM, BROKEN_LINE, CONNECTION_LOST, CONTROL_MESSAGE, DEPTH_REFUSED, DEPTH_REPEATED, DEPTH_STALE, HELD_OVERFLOW, HISTORY_HOLE,
     SEQUENCE_GAP, SNAPSHOT_STALE, TRUNCATED, UNFINISHED_BAR, UNKNOWN_STREAM, UNKNOWN_SYMBOL, UNREADABLE,
 )  # fmt: skip
-from handlers.ingest.blocks import read_lines
+from handlers.ingest.blocks import read_line_lists
 from handlers.ingest.errors import FeedError, TruncatedError
 from handlers.ingest.feed import Feed, Rows, choose_instruments, split_at_events
 from handlers.ingest.jumps import JUMP_NS, NO_TIME, JumpRule, Times
 from handlers.ingest.venues.capture_lines import Form
-from handlers.ingest.venues.levels import MESSAGE, grid_table, rows_bound, write_rows
 from handlers.ingest.venues.joining import Joining
+from handlers.ingest.venues.levels import MESSAGE, grid_table, rows_bound, text_spans, write_rows
 from handlers.ingest.venues.own_lines import HISTORY_URL, LIFE_URL, life, read
 from handlers.ingest.venues.protocol import APPLY, BREAK, REPEATED, STALE, BookRule, Parsed, Protocol, Refused
 from handlers.ingest.venues.survey import Survey
@@ -41,6 +42,7 @@ from transport.records import (
 )  # fmt: skip
 
 BATCH_LINES = 4096
+_NO_TEXT = np.zeros(0, np.uint8)
 BATCH_BYTES = 1 << 20  # of lines; keeps a batch of nothing but deep snapshots to some 10 MB of rows
 HELD_MESSAGES_MAX = 2048  # 200 s of spot depth at 100 ms; a recorder fetches its snapshot within one or two
 HELD_ROWS_MAX = 1 << 18
@@ -101,6 +103,7 @@ class CaptureFeed(Feed):
         self._rules: list[BookRule] = [self._protocol.rule(place, i) for place, i in enumerate(self.instruments)]
         self._held = [HeldDepth() for _ in self.instruments]
         self._joining = Joining(self)
+        self._scanner = self._protocol.scanner()
         self._grid = grid_table(self.ids, self.source_id, [(i.tick, i.lot) for i in self.instruments])
 
     def chunks(self, rows_max: int) -> Iterator[Rows]:
@@ -113,7 +116,7 @@ class CaptureFeed(Feed):
                 self.count(DEPTH_REFUSED, f"{_where(message.rows)}: no snapshot came for it")
 
     def receive_times(self) -> NDArray[np.int64]:
-        times = np.fromiter(map(self.form.time, self._lines(silent=True)), np.int64)
+        times = self.form.times(list(chain.from_iterable(self._lines(silent=True))))
         return np.maximum(JumpRule().settle(times, final=True), NO_TIME)
 
     def _timed(self) -> Iterator[tuple[int, list[bytes], Times]]:
@@ -122,42 +125,43 @@ class CaptureFeed(Feed):
         rest: list[bytes] = []
         for batch, final in self._batches():
             lines = rest + batch
-            times = rule.settle(np.fromiter(map(self.form.time, lines), np.int64, len(lines)), final)
+            times = rule.settle(self.form.times(lines), final)
             yield self.lines - len(lines), lines[: len(times)], times
             rest = lines[len(times) :]
 
     def _batches(self) -> Iterator[tuple[list[bytes], bool]]:
         """(lines, whether they are the last), across the source's files."""
         batch: list[bytes] = []
-        size = 0
-        for line in self._lines():
-            batch.append(line)
-            size += len(line)
-            if len(batch) == BATCH_LINES or size > BATCH_BYTES:
-                self.lines += len(batch)
-                yield batch, False
-                batch, size = [], 0
+        for lines in self._lines():
+            batch += lines
+            while len(batch) >= BATCH_LINES or sum(map(len, batch)) > BATCH_BYTES:
+                part = batch[:BATCH_LINES]
+                self.lines += len(part)
+                yield part, False
+                batch = batch[BATCH_LINES:]
         self.lines += len(batch)
         yield batch, True
 
-    def _lines(self, silent: bool = False) -> Iterator[bytes]:
-        """Lines of all files, one after the other, or merged by time where they were recorded side by side."""
+    def _lines(self, silent: bool = False) -> Iterator[list[bytes]]:
+        """Lines of all files, a block at a time, one file after the other, or merged by time where they were recorded side by side."""
         files = [self._lines_of(path, silent) for path in self.paths]
         if self.form.merged and len(files) > 1:
-            keyed = (self._keyed(lines, n) for n, lines in enumerate(files))
-            yield from (line for _, _, _, line in heapq.merge(*keyed))
+            keyed = (self._keyed(chain.from_iterable(lists), n) for n, lists in enumerate(files))
+            merged = (line for _, _, _, line in heapq.merge(*keyed))
+            while lines := list(islice(merged, BATCH_LINES)):
+                yield lines
             return
-        for lines in files:
-            yield from lines
+        for lists in files:
+            yield from lists
 
-    def _lines_of(self, path: Path, silent: bool) -> Iterator[bytes]:
+    def _lines_of(self, path: Path, silent: bool) -> Iterator[list[bytes]]:
         try:
-            yield from read_lines(path)
+            yield from read_line_lists(path)
         except FeedError as error:
             if not silent:
                 self.count(TRUNCATED if isinstance(error, TruncatedError) else UNREADABLE, str(error))
 
-    def _keyed(self, lines: Iterator[bytes], file: int) -> Iterator[tuple[int, int, int, bytes]]:
+    def _keyed(self, lines: Iterable[bytes], file: int) -> Iterator[tuple[int, int, int, bytes]]:
         """(time, file, place in it, line); one without a time, or far off, stays behind the line before it."""
         key = NO_TIME
         for at, line in enumerate(lines):
@@ -168,13 +172,28 @@ class CaptureFeed(Feed):
 
     def _decode(self, first: int, lines: list[bytes], times: Times) -> Iterator[Rows]:
         """Rows of a batch, in the order they are to be sequenced."""
+        batch = self.form.batch(lines) if self._scanner is not None else None
+        if batch is None or self._scanner is None:
+            return self._rows_of(*self._parsed(first, lines, times, np.arange(len(lines)), 0))
+        messages, spans = self._scanner.scan(batch, times, first)
+        left = np.flatnonzero(messages["kind"] == 0)
+        if not len(left):
+            return self._rows_of(messages, spans, b"", batch.text)
+        others, of_others, text = self._parsed(first, lines, times, left, len(batch.text))
+        where = np.searchsorted(messages["line"][messages["kind"] != 0], others["line"])
+        taken = messages["kind"] != 0
+        whole = np.insert(messages[taken], where, others)
+        return self._rows_of(whole, np.insert(spans[taken], where, of_others, axis=0), text, batch.text)
+
+    def _parsed(self, first: int, lines: list[bytes], times: Times, which: NDArray[np.int64], begin: int) -> tuple[Rows, NDArray[np.int64], bytes]:
+        """(MESSAGE, spans, texts one behind the other from `begin` on) of the lines that are left to the parser."""
         fields: list[tuple[int, ...]] = []
         texts: list[Raw | bytes] = []
-        for at, (line, recv) in enumerate(zip(lines, times.tolist(), strict=True), first):
-            for parsed in self._parse(at, line, recv):
-                fields.append((*parsed[:10], at, 0, 0, 0))
+        for i in which.tolist():
+            for parsed in self._parse(first + i, lines[i], int(times[i])):
+                fields.append((*parsed[:10], first + i, 0, 0, 0))
                 texts.extend(parsed.texts)
-        yield from self._rows_of(fields, texts)
+        return np.array(fields, MESSAGE), text_spans(texts, begin), b"".join(texts)
 
     def _parse(self, at: int, line: bytes, recv: int) -> Sequence[Parsed]:
         """Events of a line; where it has none to be read, nothing, or that every book is in doubt."""
@@ -193,13 +212,11 @@ class CaptureFeed(Feed):
         harmless = self._protocol.sequenced or reason in NOT_OF_A_BOOK
         return () if harmless else (Parsed(GAP, -1, max(recv, 0), 0, 0, check=reason),)
 
-    def _rows_of(self, fields: list[tuple[int, ...]], texts: list[Raw | bytes]) -> Iterator[Rows]:
-        messages = np.array(fields, MESSAGE)
-        text = b"".join(texts)
-        cuts = np.zeros(len(texts) + 1, np.int64)
-        np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)), out=cuts[1:])
-        rows = empty(rows_bound(text, len(messages)))
-        used = write_rows(np.frombuffer(text, np.uint8).copy(), cuts, messages, self._grid, rows)
+    def _rows_of(self, messages: Rows, spans: NDArray[np.int64], text: bytes, before: NDArray[np.uint8] = _NO_TEXT) -> Iterator[Rows]:
+        """Rows of messages whose texts stand in `before`, and `text` behind it."""
+        buffer = np.frombuffer(bytearray(before.tobytes() + text), np.uint8) if text or not len(before) else before
+        rows = empty(rows_bound(buffer.tobytes(), len(messages)))
+        used = write_rows(buffer, np.ascontiguousarray(spans), messages, self._grid, rows)
         for passed in self._let_through(messages, rows[:used]):
             if self._joining.warming:
                 passed["flags"] |= WARMUP

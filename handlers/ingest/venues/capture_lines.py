@@ -12,17 +12,29 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from handlers.domain.reasons import BROKEN_LINE, CONTROL_MESSAGE, DOC, TIME_JUMP, TIME_OUT_OF_RANGE
 from handlers.ingest.feed import YEAR_2000_NS, YEAR_2100_NS
 from handlers.ingest.jumps import JUMPED, NO_TIME
 from handlers.ingest.venues.own_lines import MARK, opened
-from handlers.ingest.venues.protocol import Line, Refused
+from handlers.ingest.venues.line_kernels import find_bodies, read_times
+from handlers.ingest.venues.protocol import Batch, Line, Refused
 
 _SECONDS = re.compile(rb"(\d{1,12})(?:\.(\d{1,9}))?")
 
 
 class Form(ABC):
     """One way of writing lines."""
+
+    def times(self, lines: Sequence[bytes]) -> NDArray[np.int64]:
+        """`time` of each line."""
+        return np.fromiter(map(self.time, lines), np.int64, len(lines))
+
+    def batch(self, lines: Sequence[bytes]) -> Batch | None:
+        """The lines in one buffer, with where their bodies stand; None in a form that no scanner reads."""
+        return None
 
     merged = False  # files of one source were written side by side, each by its connection: to be merged by time
 
@@ -37,6 +49,18 @@ class Form(ABC):
 
 class Nanoseconds(Form):
     """`<receive ns> <JSON>`."""
+
+    def times(self, lines: Sequence[bytes]) -> NDArray[np.int64]:
+        text, begins, ends = _joined(lines)
+        found = np.empty(len(lines), np.int64)
+        read_times(text, begins, ends, found, YEAR_2000_NS, YEAR_2100_NS)
+        return found
+
+    def batch(self, lines: Sequence[bytes]) -> Batch:
+        text, begins, ends = _joined(lines)
+        bodies = np.empty(len(lines), np.int64)
+        find_bodies(text, begins, ends, bodies)
+        return Batch(text, bodies, ends)
 
     def time(self, line: bytes) -> int:
         stamp = line.partition(b" ")[0]
@@ -72,6 +96,14 @@ class Cryptofeed(Form):
         if recv < 0:
             raise _timeless(stamp, recv, _SECONDS.fullmatch(stamp) is not None)
         return Line(recv, where.removesuffix(b" ->"), body)
+
+
+def _joined(lines: Sequence[bytes]) -> Batch:
+    """Lines in one buffer; of whole lines, where a Batch has bodies."""
+    ends = np.cumsum(np.fromiter(map(len, lines), np.int64, len(lines)) + 1) - 1
+    begins = np.zeros(len(lines), np.int64)
+    begins[1:] = ends[:-1] + 1
+    return Batch(np.frombuffer(bytearray(b"\n".join(lines)), np.uint8), begins, ends)
 
 
 def _timeless(stamp: bytes, recv: int, readable: bool) -> Refused:

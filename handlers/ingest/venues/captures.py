@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from handlers.ingest.blocks import read_head
+from handlers.ingest.blocks import is_zip, read_head
 from handlers.ingest.errors import FeedError, NotAFeedError
 from handlers.ingest.feed import Feed
 from handlers.ingest.venues.binance import Binance
@@ -18,33 +18,44 @@ from handlers.ingest.venues.coinbase import Coinbase
 from handlers.ingest.venues.dbn import DbnFeed
 from handlers.ingest.venues.dbn_files import MAGIC, told_fragment
 from handlers.ingest.venues.kraken import Kraken
+from handlers.ingest.venues.lean import LeanFeed
+from handlers.ingest.venues.lean_files import find_csv
+from handlers.ingest.venues.lean_rows import KEEP
 from handlers.ingest.venues.okx import Okx
 from handlers.ingest.venues.own_lines import MARK, read
 from handlers.ingest.venues.protocol import Protocol, Refused
 from handlers.ingest.venues.survey import survey_capture
+from handlers.ingest.venues.table_layouts import ReadMap, layout_of
+from handlers.ingest.venues.tables import TableFeed
 from transport.instruments import Instrument
 
 PROTOCOLS: tuple[type[Protocol], ...] = (Binance, Okx, Kraken, Coinbase, Bitmex, Bybit)
 HEAD_BYTES = 4096
 HEAD_LINES = 200  # in which a capture must show whose it is; the largest recorded lead of answers to subscriptions has 40
 HEAD_LINES_BYTES = 1 << 23
-CAPTURE, DBN = "capture", "dbn"
+CAPTURE, DBN, TABLE, LEAN = "capture", "dbn", "table", "lean"
 READS = (
-    "captures of websocket streams (`<receive ns> <JSON>` a line, or cryptofeed's) of Binance, OKX, Kraken, Coinbase, BitMEX and Bybit, and DBN "
-    "files of any schema and version, plain, gzip or zstd"
+    "captures of websocket streams (`<receive ns> <JSON>` a line, or cryptofeed's) of Binance, OKX, Kraken, Coinbase, BitMEX and Bybit, DBN "
+    "files of any schema and version, zips of Lean, and tables (CSV, Parquet), plain, gzip, zstd or zip; what the columns of a table are is said in "
+    "a map, FILE.toml or map.toml beside it"
 )
-_BESIDE = re.compile(r"\..*|(LICEN[CS]E|COPYING|README|NOTICE).*|.*\.(md|txt)", re.I)  # files that lie beside captures
+_BESIDE = re.compile(r"\..*|(LICEN[CS]E|COPYING|README|NOTICE).*|.*\.(md|txt|toml|checksum|part)", re.I)  # files that lie beside captures
 
 
-def open_feed(spec: str, instruments: Sequence[Instrument] = (), known: Sequence[Instrument] = ()) -> Feed:
+def open_feed(
+    spec: str, instruments: Sequence[Instrument] = (), known: Sequence[Instrument] = (), read_map: ReadMap | None = None, crossed_quotes: str = KEEP
+) -> Feed:
     """Open a feed: a file, several joined by commas, or a folder, whose files in the order of their names are one source.
 
     `instruments` is the configuration's table; a venue it does not name gets instruments inferred from the feed, or as `known` (what
-    the definitions of another feed state) describes them. Raises FeedError with a text for the user: no such file, not a feed, files of
-    different formats.
+    the definitions of another feed state) describes them. `read_map` reads the map beside a table; without it only tables that need
+    none are opened. `crossed_quotes` is the configuration's word on quotes without a book behind them (KEEP, DROP, DROP_LOCKED of
+    lean_rows). Raises FeedError with a text for the user: no such file, not a feed, files of different formats; and what `read_map`
+    raises.
     """
     paths = feed_files(spec)
-    formats = {path: detect_format(path) for path in paths}
+    tables = {path: layout_of(path, read_map) for path in paths if not capture_format(path)}
+    formats = {path: TABLE if tables.get(path) else detect_format(path) for path in paths}
     if len(set(formats.values())) > 1:
         listed = ", ".join(f"{path.name} ({found})" for path, found in formats.items())
         raise NotAFeedError(f"{spec} mixes formats: {listed}; name them as several feeds")
@@ -52,6 +63,10 @@ def open_feed(spec: str, instruments: Sequence[Instrument] = (), known: Sequence
     if formats[paths[0]] == CAPTURE:
         form, protocol = _whose(paths)
         return CaptureFeed(name, paths, form, survey_capture(paths, form, protocol), instruments)
+    if formats[paths[0]] == TABLE:
+        return TableFeed(name, [table for table in tables.values() if table is not None], instruments)
+    if formats[paths[0]] == LEAN:
+        return LeanFeed(name, paths, instruments, crossed_quotes)
     return DbnFeed(name, paths, instruments, known)
 
 
@@ -124,13 +139,25 @@ def _files_of(folder: Path) -> list[Path]:
     return found
 
 
-def detect_format(path: Path) -> str:
-    """CAPTURE or DBN; raises NotAFeedError for anything else, UnreadableError."""
+def capture_format(path: Path) -> str:
+    """CAPTURE or DBN by the first bytes, "" for anything else; raises UnreadableError."""
+    if is_zip(path):
+        return ""
     head = read_head(path, HEAD_BYTES)
     if head.startswith(MAGIC):
         return DBN
-    if form_of(head.split(b"\n")[:3]) is not None:
-        return CAPTURE
+    return CAPTURE if form_of(head.split(b"\n")[:3]) is not None else ""
+
+
+def detect_format(path: Path) -> str:
+    """CAPTURE, DBN or LEAN; raises NotAFeedError for anything else, UnreadableError."""
+    if is_zip(path):
+        find_csv(path)
+        return LEAN
+    found = capture_format(path)
+    if found:
+        return found
+    head = read_head(path, HEAD_BYTES)
     if not head:
         raise NotAFeedError(f"{path} is not a feed: it is empty")
     relative = told_fragment(head)

@@ -1,6 +1,6 @@
 """From the numbers of decoded venue messages, still text, to records: exact integers of tick and lot, no float on the way.
 
-The texts of a batch of messages stand one after the other in one buffer, four to a message, as the JSON has them:
+The texts of a batch of messages stand somewhere in one buffer, up to four to a message, as the JSON has them:
 
     trade   "61800.30" "0.006"                   quote   "61800.20" "2.507" "61800.30" "2.510"
     depth   [["58710.20","0.014"],...] (bids) nothing [["61800.30","1.1"],...] (asks) nothing
@@ -11,13 +11,15 @@ A number stands in quotes or bare (`0.5`, `1.1e-7`), as the venue's JSON has it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from handlers.domain.reasons import NOT_A_NUMBER, NOT_POSITIVE, OUT_OF_INT64, PRICE_OFF_GRID, QTY_OFF_GRID
+from handlers.domain.reasons import NOT_A_NUMBER, NOT_POSITIVE, PRICE_OFF_GRID, QTY_OFF_GRID
+from handlers.ingest.decimals import grid_step, read_cell, read_digits
 from transport.compiled import I64, ROWS_T, array_t, kernel
 from transport.records import (
     ASK, BAR, BID, BOOK_SNAPSHOT, CONNECTION, EVENT_END, EVENT_FIRST, GAP, NO_INSTRUMENT, QUOTE, SET, STATUS, TRADE,
@@ -52,17 +54,7 @@ GRID = np.dtype(
     ]
 )
 TEXTS = 4  # per message
-_SAFE = (2**63 - 10) // 10  # ten times this and a digit still fit
-_EXPONENT_MAX = 40  # beyond it nothing fits 64 bits, or all digits are lost
-_QUOTE, _OPEN, _CLOSE, _COMMA, _BLANK, _DOT, _MINUS, _ZERO, _PLUS = (ord(c) for c in '"[], .-0+')
-_E_SMALL, _E_LARGE = ord("e"), ord("E")
-
-
-def grid_step(step: Decimal) -> tuple[int, int]:
-    """(decimals, n) with step = n * 10**-decimals, decimals >= 0: 0.25 is (2, 25), 10 is (0, 10)."""
-    _, digits, exponent = step.as_tuple()
-    assert isinstance(exponent, int), "the instrument table holds finite steps"
-    return max(0, -exponent), int("".join(map(str, digits))) * 10 ** max(0, exponent)
+_QUOTE, _OPEN, _CLOSE, _COMMA, _BLANK, _MINUS, _ZERO = (ord(c) for c in '"[], -0')
 
 
 @kernel(inline=True)
@@ -72,107 +64,25 @@ def number_ends(text: Any, at: Any, end: Any) -> Any:
 
 
 @kernel
-def has_exponent(text: Any, at: Any, end: Any) -> Any:
-    """The bare number that goes on at `at` has an exponent."""
-    while not number_ends(text, at, end):
-        if text[at] == _E_SMALL or text[at] == _E_LARGE:
-            return True
-        at += 1
-    return False
-
-
-@kernel
-def read_exponent(text: Any, at: Any, end: Any) -> Any:
-    """(exponent, place behind it, whether it is one) of the digits behind an `e`."""
-    sign = 1
-    if at < end and (text[at] == _MINUS or text[at] == _PLUS):
-        sign = -1 if text[at] == _MINUS else 1
-        at += 1
-    value, digits = 0, 0
-    while not number_ends(text, at, end):
-        digit: Any = np.int64(text[at]) - _ZERO
-        if digit < 0 or digit > 9 or value > _EXPONENT_MAX:
-            return 0, at, False
-        value = value * 10 + digit
-        digits += 1
-        at += 1
-    return sign * value, at, digits > 0 and value <= _EXPONENT_MAX
-
-
-@kernel
-def read_scientific(text: Any, at: Any, end: Any, decimals: Any, step: Any, off_grid: Any) -> Any:
-    """`read_decimal` of a bare number with an exponent: 1.1e-7; its digits are kept whole, then shifted."""
-    value, fraction, whole = 0, -1, 0
-    while at < end and text[at] != _E_SMALL and text[at] != _E_LARGE:
-        digit: Any = np.int64(text[at]) - _ZERO
-        if text[at] == _DOT and fraction < 0 and whole > 0:
-            fraction = 0
-        elif digit < 0 or digit > 9:
-            return 0, at, NOT_A_NUMBER
-        else:
-            if value > _SAFE:
-                return 0, at, OUT_OF_INT64
-            value = value * 10 + digit
-            whole += 1
-            if fraction >= 0:
-                fraction += 1
-        at += 1
-    exponent, at, fine = read_exponent(text, at + 1, end)
-    if whole == 0 or fraction == 0 or not fine:
-        return 0, at, NOT_A_NUMBER
-    shift: Any = decimals - max(fraction, 0) + exponent
-    while shift < 0:
-        if value % 10:
-            return 0, at, off_grid
-        value //= 10
-        shift += 1
-    while shift > 0 and value > 0:
-        if value > _SAFE:
-            return 0, at, OUT_OF_INT64
-        value *= 10
-        shift -= 1
-    return value // step, at, off_grid if value % step else 0
-
-
-@kernel
 def read_decimal(text: Any, at: Any, end: Any, decimals: Any, step: Any, off_grid: Any) -> Any:
     """(units of `step` * 10**-`decimals`, place behind it, reason or 0) of the number at `at`, quoted or bare."""
-    value, seen, whole = 0, -1, 0  # `seen`: digits behind the dot, -1 before it
     quoted = at < end and text[at] == _QUOTE
     if quoted:
         at += 1
-    start = at
     if at < end and text[at] == _MINUS:
         return 0, at, NOT_POSITIVE
-    while at < end and text[at] != _QUOTE and (quoted or not number_ends(text, at, end)):
-        digit: Any = np.int64(text[at]) - _ZERO
-        if text[at] == _DOT and seen < 0 and whole > 0:
-            seen = 0
-        elif digit < 0 or digit > 9:
-            if not quoted and whole > 0 and (text[at] == _E_SMALL or text[at] == _E_LARGE):
-                return read_scientific(text, start, end, decimals, step, off_grid)
+    if quoted:
+        value, at, why = read_digits(text, at, end, _QUOTE, decimals, step, off_grid)
+        if at >= end:
             return 0, at, NOT_A_NUMBER
-        elif seen >= decimals:
-            if digit != 0:
-                if not quoted and has_exponent(text, at, end):
-                    return read_scientific(text, start, end, decimals, step, off_grid)
-                return 0, at, off_grid
-            seen += 1
-        else:
-            if value > _SAFE:
-                return 0, at, OUT_OF_INT64
-            value = value * 10 + digit
-            whole += 1
-            if seen >= 0:
-                seen += 1
-        at += 1
-    if quoted != (at < end and text[at] == _QUOTE) or whole == 0 or seen == 0:
+        return value, at if why else at + 1, why
+    behind = at
+    while not number_ends(text, behind, end):
+        behind += 1
+    if at == behind or text[at] < _ZERO or text[behind - 1] < _ZERO:  # JSON has neither `+5` nor `.5` nor `5.`
         return 0, at, NOT_A_NUMBER
-    for _ in range(max(seen, 0), decimals):
-        if value > _SAFE:
-            return 0, at, OUT_OF_INT64
-        value *= 10
-    return value // step, at + 1 if quoted else at, off_grid if value % step else 0
+    value, why = read_cell(text, at, behind, decimals, step, off_grid)
+    return value, behind, why
 
 
 @kernel
@@ -253,13 +163,13 @@ def write_levels(text: Any, at: Any, end: Any, m: Any, grid: Any, side: Any, row
 
 
 @kernel
-def write_depth(text: Any, cuts: Any, m: Any, grid: Any, rows: Any, row: Any) -> Any:
+def write_depth(text: Any, spans: Any, i: Any, m: Any, grid: Any, rows: Any, row: Any) -> Any:
     """Bids, then asks; a message without levels sets bid 0 to 0 lots, which no book holds, so that its sequence still shows."""
     start = row
-    row, why = write_levels(text, cuts[0], cuts[1], m, grid, BID, rows, row)
+    row, why = write_levels(text, spans[i, 0], spans[i, 1], m, grid, BID, rows, row)
     if why:
         return row, why
-    row, why = write_levels(text, cuts[2], cuts[3], m, grid, ASK, rows, row)
+    row, why = write_levels(text, spans[i, 4], spans[i, 5], m, grid, ASK, rows, row)
     if why:
         return row, why
     if row == start:
@@ -274,26 +184,28 @@ def write_depth(text: Any, cuts: Any, m: Any, grid: Any, rows: Any, row: Any) ->
 
 
 @kernel
-def read_two(text: Any, first: Any, second: Any, end: Any, grid: Any) -> Any:
-    """(price in ticks, quantity in lots, reason or 0) of two texts, [first, second) and [second, end)."""
-    price, at, why = read_decimal(text, first, second, grid.price_decimals, grid.price_step, PRICE_OFF_GRID)
-    if why or at != second:
+def read_two(text: Any, spans: Any, i: Any, k: Any, grid: Any) -> Any:
+    """(price in ticks, quantity in lots, reason or 0) of texts `k` and `k` + 1 of message `i`."""
+    begin, end = spans[i, 2 * k], spans[i, 2 * k + 1]
+    price, at, why = read_decimal(text, begin, end, grid.price_decimals, grid.price_step, PRICE_OFF_GRID)
+    if why or at != end:
         return 0, 0, why if why else NOT_A_NUMBER
-    qty, at, why = read_decimal(text, second, end, grid.qty_decimals, grid.qty_step, QTY_OFF_GRID)
+    begin, end = spans[i, 2 * k + 2], spans[i, 2 * k + 3]
+    qty, at, why = read_decimal(text, begin, end, grid.qty_decimals, grid.qty_step, QTY_OFF_GRID)
     if why or at != end:
         return 0, 0, why if why else NOT_A_NUMBER
     return price, qty, 0
 
 
 @kernel
-def write_print(text: Any, cuts: Any, m: Any, grid: Any, rows: Any, row: Any) -> Any:
+def write_print(text: Any, spans: Any, i: Any, m: Any, grid: Any, rows: Any, row: Any) -> Any:
     """A trade or a quote: one row."""
     r = rows[row]
-    price, qty, why = read_two(text, cuts[0], cuts[1], cuts[2], grid)
+    price, qty, why = read_two(text, spans, i, 0, grid)
     if why:
         return row, why
     if m.kind == QUOTE:
-        ask, ask_lots, why = read_two(text, cuts[2], cuts[3], cuts[4], grid)
+        ask, ask_lots, why = read_two(text, spans, i, 2, grid)
         if why:
             return row, why
         r.ask_ticks = ask
@@ -308,10 +220,10 @@ def write_print(text: Any, cuts: Any, m: Any, grid: Any, rows: Any, row: Any) ->
 
 
 @kernel
-def write_bar(text: Any, cuts: Any, m: Any, grid: Any, rows: Any, row: Any) -> Any:
+def write_bar(text: Any, spans: Any, i: Any, m: Any, grid: Any, rows: Any, row: Any) -> Any:
     """A closed bar: one row."""
     r = rows[row]
-    at, end = skip_blank(text, cuts[0], cuts[1]), cuts[1]
+    at, end = skip_blank(text, spans[i, 0], spans[i, 1]), spans[i, 1]
     if at >= end or text[at] != _OPEN:
         return row, NOT_A_NUMBER
     at += 1
@@ -327,12 +239,12 @@ def write_bar(text: Any, cuts: Any, m: Any, grid: Any, rows: Any, row: Any) -> A
             r.low_ticks = price
         else:
             r.close_ticks = price
-    volume, at, why = read_decimal(text, cuts[1], cuts[2], grid.qty_decimals, grid.qty_step, QTY_OFF_GRID)
+    volume, at, why = read_decimal(text, spans[i, 2], spans[i, 3], grid.qty_decimals, grid.qty_step, QTY_OFF_GRID)
     if why:
         return row, why
-    if cuts[3] > cuts[2]:
+    if spans[i, 5] > spans[i, 4]:
         decimals, step = grid.price_decimals + grid.qty_decimals, grid.price_step * grid.qty_step
-        notional, at, why = read_decimal(text, cuts[2], cuts[3], decimals, step, QTY_OFF_GRID)
+        notional, at, why = read_decimal(text, spans[i, 4], spans[i, 5], decimals, step, QTY_OFF_GRID)
         if why:
             return row, why
         r.notional_ticks_lots = notional
@@ -386,22 +298,21 @@ def end_event(messages: Any, i: Any, rows: Any) -> None:
         k -= 1
 
 
-@kernel(I64(array_t(np.dtype("u1")), I64[::1], array_t(MESSAGE), array_t(GRID), ROWS_T))
-def write_rows(text: Any, cuts: Any, messages: Any, grids: Any, rows: Any) -> Any:
+@kernel(I64(array_t(np.dtype("u1")), I64[:, ::1], array_t(MESSAGE), array_t(GRID), ROWS_T))
+def write_rows(text: Any, spans: Any, messages: Any, grids: Any, rows: Any) -> Any:
     """Write the rows of all messages into zeroed `rows`; returns rows used.
 
-    `cuts` holds the start of each text and the end of the last; `rows` has a slot for every pair of numbers and one more for every
-    message. What a refused message had written stays behind as a hole between the spans of its neighbours.
+    `spans[i]` holds where each text of message i begins and ends, shape (messages, 2 * TEXTS), equal where it has none; `rows` has a
+    slot for every level and one more for every message. What a refused message had written stays behind as a hole between the spans of its neighbours.
     """
     row = 0
     for i in range(len(messages)):
         m = messages[i]
-        span = cuts[i * TEXTS : (i + 1) * TEXTS + 1]
         m.start = row
         if m.kind == TRADE or m.kind == QUOTE:
-            row, why = write_print(text, span, m, grids[m.place], rows, row)
+            row, why = write_print(text, spans, i, m, grids[m.place], rows, row)
         elif m.kind == BAR:
-            row, why = write_bar(text, span, m, grids[m.place], rows, row)
+            row, why = write_bar(text, spans, i, m, grids[m.place], rows, row)
         elif m.kind == STATUS:
             row, why = write_status(m, grids[m.place], rows, row)
         elif m.kind == CONNECTION:
@@ -409,12 +320,19 @@ def write_rows(text: Any, cuts: Any, messages: Any, grids: Any, rows: Any) -> An
         elif m.kind == GAP:
             why = 0  # of every book: made by whoever knows which of them are followed
         else:
-            row, why = write_depth(text, span, m, grids[m.place], rows, row)
+            row, why = write_depth(text, spans, i, m, grids[m.place], rows, row)
         m.refused = why
         m.stop = row
         if why and not m.more:
             end_event(messages, i, rows)
     return row
+
+
+def text_spans(texts: Sequence[Any], begin: int) -> NDArray[np.int64]:
+    """Where texts begin and end that stand one behind the other from `begin` on, TEXTS to a message; shape (messages, 2 * TEXTS)."""
+    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+    ends = begin + np.cumsum(lengths)
+    return np.stack((ends - lengths, ends), axis=1).reshape(-1, 2 * TEXTS)
 
 
 def rows_bound(text: bytes, messages: int) -> int:

@@ -15,8 +15,8 @@ import msgspec
 from msgspec import Meta, Raw
 
 from handlers.domain.reasons import CONTROL_MESSAGE, UNKNOWN_STREAM, WRONG_TYPE
+from handlers.ingest.decimals import grid_step
 from handlers.ingest.venues.checksums import okx_checksum
-from handlers.ingest.venues.levels import grid_step
 from handlers.ingest.venues.protocol import (
     NO_CHECK, NOTHING, BookRule, Line, Parsed, Protocol, Refused, refusal, side_of, text_ms_ns, trade_id,
 )  # fmt: skip

@@ -23,6 +23,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 import msgspec
 import numpy as np
 from msgspec import Meta, Raw
+from numpy.typing import NDArray
 
 from handlers.domain.reasons import MISSING_FIELD, OUT_OF_INT64, TIME_OUT_OF_RANGE, UNKNOWN_SYMBOL, WRONG_TYPE
 from handlers.ingest.feed import YEAR_2000_NS, YEAR_2100_NS, Rows
@@ -49,6 +50,14 @@ class Line(NamedTuple):
     recv: int
     url: bytes
     body: bytes
+
+
+class Batch(NamedTuple):
+    """Lines one behind the other in `text`, a line break between: the body of line i is [begins[i], ends[i])."""
+
+    text: NDArray[np.uint8]
+    begins: NDArray[np.int64]
+    ends: NDArray[np.int64]
 
 
 class Parsed(NamedTuple):
@@ -145,6 +154,17 @@ class BookRule(ABC):
         return None
 
 
+class Scanner(ABC):
+    """A compiled reader of a venue's frequent messages: it takes what it is sure of and leaves every other line to `Protocol.parse`."""
+
+    @abstractmethod
+    def scan(self, batch: Batch, times: NDArray[np.int64], first: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """(MESSAGE for each line, kind 0 where it was left; where their texts stand in `batch.text`) of lines received at `times`.
+
+        A time below 0 is a line that is refused; `first` is the index of the first line within the source.
+        """
+
+
 class Protocol(ABC):
     """One venue's messages. Raises nothing but Refused from `parse`."""
 
@@ -177,6 +197,10 @@ class Protocol(ABC):
     @abstractmethod
     def rule(self, place: int, instrument: Instrument) -> BookRule:
         """A new rule for the book of `instrument`, which stands at `place`."""
+
+    def scanner(self) -> Scanner | None:
+        """What reads the frequent messages of a batch of lines without a Python object for each; None where the venue has no such."""
+        return None
 
     def instruments(self, line: Line) -> Iterator[Instrument]:
         """Instruments that a REST answer describes with tick and lot; nothing where it is another answer."""

@@ -1,0 +1,85 @@
+"""The configured indicators in the line: a FEATURE row of their own schema behind each bar that closes.
+
+    bar ──► BAR_INPUT in ticks and lots ──► every feature of the set ──► a long row, eight values a slot
+
+A bar counts once: one of another interval than `bars.interval_s`, where bars are plain, and one that does not open after the last of its
+instrument, are left out, so that a feed's own bars and ours of the same minutes do not add up. Of bars of quotes the bid's count. A
+session is a day of UTC.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from handlers.domain.memory import address_of, set_slot_word
+from handlers.domain.rows import begin
+from handlers.domain.schema import indicators_id
+from handlers.features.declare import BAR_INPUT
+from handlers.features.feature_set import PLAN, FeatureSet, update_features
+from transport.compiled import kernel
+from transport.records import ASK, BY_FEATURES, FEATURE, VALUES_PER_SLOT
+
+LINE = np.dtype([("values", "f8", (VALUES_PER_SLOT,))])  # of memory, or the values of a slot
+SESSION_NS = 86_400 * 10**9
+SHAPE = np.dtype([("parts", "i8"), ("lines", "i8"), ("schema", "u8"), ("bar_ns", "i8")])  # slots a row, lines of memory an instrument
+BEFORE_ALL = -(2**63)
+
+
+class Indicators(NamedTuple):
+    """Arrays of the set, of no use where `shape.parts` is 0; `opened` is when the last bar of each instrument opened."""
+
+    plan: np.ndarray
+    shape: np.ndarray
+    memory: np.ndarray
+    opened: np.ndarray
+    input: np.ndarray
+    row: np.ndarray
+
+
+def new_indicators(made: FeatureSet | None, instruments: int, bar_ns: int) -> Indicators:
+    """Memory of every instrument; `bar_ns` 0 takes bars of any interval. The machine code and the parameters stay the set's, which must live as long."""
+    count = len(made.columns) if made else 0
+    shape = np.zeros(1, SHAPE)
+    memory = np.zeros(1, LINE)
+    if made and count:
+        memory = made.new_memory(max(1, instruments)).reshape(-1).view(LINE)
+        shape["parts"], shape["lines"] = -(-count // VALUES_PER_SLOT), made.slots // VALUES_PER_SLOT
+        shape["schema"], shape["bar_ns"] = indicators_id(made.schema_hash) | count << 32, bar_ns
+    row = np.zeros(max(1, int(shape["parts"][0])), LINE)
+    opened = np.full(max(1, instruments), BEFORE_ALL, np.int64)
+    return Indicators(made.plan if made and count else np.zeros(1, PLAN), shape, memory, opened, np.zeros(1, BAR_INPUT), row)
+
+
+@kernel
+def take_bar(x, bar):
+    """A BAR row as the input of features: prices in ticks, volume in lots."""
+    x.open, x.high, x.low, x.close = bar.open_ticks, bar.high_ticks, bar.low_ticks, bar.close_ticks
+    x.volume = bar.volume_lots
+    x.ts_open_ns, x.interval_ns = bar.ts_open_ns, bar.interval_ns
+    x.session = bar.ts_open_ns // SESSION_NS
+
+
+@kernel
+def add_indicators(state, out, n):
+    """Write the row of the bar in out[n - 1] behind it; returns how many slots are in `out`."""
+    bar, shape = out[n - 1], state.shape[0]
+    i = np.int64(bar.instrument_id)
+    other = shape.bar_ns != 0 and bar.interval_ns != shape.bar_ns
+    if other or bar.side == ASK or bar.ts_open_ns <= state.opened[i]:
+        return n
+    state.opened[i] = bar.ts_open_ns
+    x, row = state.input[0], state.row[0]
+    take_bar(x, bar)
+    fault = update_features(state.plan, address_of(state.memory[i * shape.lines]), address_of(x), address_of(row))
+    assert fault == 0, "a feature raised"
+    for part in range(shape.parts):
+        slot, values = out[n + part], state.row[part]
+        begin(slot, bar, BY_FEATURES, FEATURE, n)
+        slot.part, slot.parts = part, shape.parts
+        for k in range(VALUES_PER_SLOT):
+            slot["values"][k] = values["values"][k]
+        set_slot_word(slot, 14, shape.schema)
+        set_slot_word(slot, 15, np.uint64(0))
+    return n + shape.parts

@@ -1,0 +1,138 @@
+"""Parquet tables: the same records as from CSV, decimals exactly, doubles only where they lie on the grid."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from handlers.ingest.errors import NotAFeedError, UnreadableError
+from handlers.ingest.venues import parquet
+from handlers.ingest.venues.table_map import Columns, TableMap, TableTime
+from handlers.ingest.venues.tables import TableFeed
+from tests.unit.made_tables import T0, TRADES, counted, of_text, opened, rows_of
+from transport.instruments import Instrument
+from transport.records import NO_SIDE, SELL
+
+CENTS = Instrument("X", "v", Decimal("0.01"), Decimal("0.001"))
+
+
+def of_columns(tmp_path: Path, columns: dict[str, Any], table: TableMap = TRADES, known: tuple[Instrument, ...] = (CENTS,)) -> TableFeed:
+    """Columns as a Parquet feed, in row groups of three."""
+    path = tmp_path / "table.parquet"
+    pq.write_table(pa.table(columns), path, row_group_size=3)
+    return opened(path, table, known)
+
+
+def trades(**columns: Any) -> dict[str, Any]:
+    """Columns of trades, four rows unless told otherwise."""
+    rows = len(next(iter(columns.values()))) if columns else 4
+    return {"t": pa.array([T0 + n for n in range(rows)]), "p": pa.array([1] * rows), "q": pa.array([1] * rows), "s": pa.array(["buy"] * rows), **columns}
+
+
+def test_decimals_integers_and_texts_are_exact(tmp_path: Path) -> None:
+    exact = [Decimal("61800.30"), Decimal("-0.01"), Decimal("90071992547409.93"), Decimal("0")]
+    for column in (pa.array(exact, pa.decimal128(38, 2)), pa.array(exact, pa.decimal128(38, 18)), pa.array([str(p) for p in exact])):
+        rows = rows_of(of_columns(tmp_path, trades(p=column)))
+        assert rows["price_ticks"].tolist() == [6_180_030, -1, 9_007_199_254_740_993, 0]
+        assert rows["qty_lots"].tolist() == [1000] * 4
+
+
+def test_doubles_are_the_grid_they_stand_for_or_are_counted(tmp_path: Path) -> None:
+    """0.1 + 0.2 is no multiple of 0.01, and is one within a millionth of a tick; 0.30001 is not."""
+    feed = of_columns(tmp_path, trades(p=pa.array([0.1 + 0.2, 61800.3, -1.15, 0.30001, 1e300, float("nan")])))
+    assert rows_of(feed)["price_ticks"].tolist() == [30, 6_180_030, -115]
+    assert counted(feed) == {"PRICE_OFF_GRID": 1, "OUT_OF_INT64": 1, "MISSING_FIELD": 1}
+
+
+@pytest.mark.parametrize(("value", "ticks"), [(0.30 + 0.9e-8, [30]), (0.30 + 1.1e-8, [])])
+def test_the_tolerance_is_a_millionth_of_a_tick(tmp_path: Path, value: float, ticks: list[int]) -> None:
+    assert rows_of(of_columns(tmp_path, trades(p=pa.array([value]))))["price_ticks"].tolist() == ticks
+
+
+@pytest.mark.parametrize("column", [
+    pa.array([datetime(2024, 8, 8, 12, tzinfo=UTC)], pa.timestamp("us", "UTC")), pa.array([datetime(2024, 8, 8, 8)], pa.timestamp("ms")),
+    pa.array([1_723_118_400 * 10**9]), pa.array(["2024-08-08T12:00Z"]), pa.array(["2024-08-08 08:00"]).dictionary_encode(),
+])  # fmt: skip
+def test_times_are_stamps_counts_or_text_on_the_maps_clock_unless_they_say_otherwise(tmp_path: Path, column: Any) -> None:
+    table = TableMap("trade", venue="v", symbol="X", columns=TRADES.columns, time=TableTime(zone="America/New_York"))
+    if pa.types.is_integer(column.type):
+        table = TRADES  # a count has no zone
+    rows = rows_of(of_columns(tmp_path, trades(t=column), table))
+    assert rows["ts_event_ns"].tolist() == [1_723_118_400 * 10**9]
+
+
+def test_dates_of_daily_bars_open_at_midnight(tmp_path: Path) -> None:
+    table = TableMap("bar", venue="v", symbol="X", interval="1d", time=TableTime(zone="America/New_York"), columns=Columns(open_time="d", close="c"))
+    rows = rows_of(of_columns(tmp_path, {"d": pa.array([date(2024, 3, 10)]), "c": pa.array([1.5])}, table))
+    assert rows[["ts_open_ns", "ts_event_ns"]].tolist() == [(1_710_046_800 * 10**9, 1_710_129_600 * 10**9)], "a day of 23 hours"
+
+
+def test_sides_symbols_and_what_is_missing(tmp_path: Path) -> None:
+    table = TableMap("trade", venue="v", columns=Columns(time="t", price="p", qty="q", side="s", symbol="i"))
+    columns = trades(s=pa.array(["sell", None, "buy", "up", "b"]), i=pa.array(["A", "B", None, "A", "A"]).dictionary_encode(), p=pa.array([1, 2, 3, 4, None]))
+    feed = of_columns(tmp_path, columns, table, known=())
+    rows = rows_of(feed)
+    assert [i.name for i in feed.instruments] == ["A.v", "B.v"]
+    assert rows[["instrument_id", "side", "price_ticks"]].tolist() == [(0, SELL, 1), (1, NO_SIDE, 2)]
+    assert counted(feed) == {"MISSING_FIELD": 2, "WRONG_TYPE": 1}
+    assert feed.first_offenders.popitem()[1].startswith("line ")
+
+
+def test_grids_are_inferred_from_the_values_not_from_a_columns_scale(tmp_path: Path) -> None:
+    columns = trades(p=pa.array([Decimal("1.5"), Decimal("2.25")], pa.decimal128(38, 18)), q=pa.array([0.1, 0.125]))
+    (instrument,) = of_columns(tmp_path, columns, known=()).instruments
+    assert (str(instrument.tick), str(instrument.lot)) == ("0.01", "0.001")
+
+
+def test_a_wide_table_has_a_bar_for_each_symbol_that_has_a_close(tmp_path: Path) -> None:
+    table = TableMap("bar", venue="v", wide=True, interval="1d", columns=Columns(open_time="Date"))
+    columns = {"Date": pa.array(["1990-01-02", "soon", "1990-01-04"]), "A": pa.array([1.5, 2.0, None]), "B": pa.array([20.0, 21.0, 22.5])}
+    feed = of_columns(tmp_path, columns, table, known=())
+    assert rows_of(feed)[["instrument_id", "close_ticks"]].tolist() == [(0, 15), (1, 200), (1, 225)]
+    assert counted(feed) == {"WRONG_TYPE": 1}
+
+
+def test_text_and_parquet_of_the_same_table_are_the_same_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    chance = random.Random(seed)
+    lines = [(T0 + n, Decimal(chance.randrange(-50, 9999)) / 100, Decimal(chance.randrange(-1, 999)) / 1000, chance.choice(("buy", "sell", "", "?"))) for n in range(300)]
+    text = "t,p,q,s\n" + "".join(f"{t},{p},{q},{s}\n" for t, p, q, s in lines)
+    t, p, q, s = (list(column) for column in zip(*lines, strict=True))
+    from_text = of_text(tmp_path, text, instruments=(CENTS,))
+    due = rows_of(from_text)
+    due["origin"] -= 1  # of the header
+    monkeypatch.setattr(parquet, "BATCH_LINES", 37)
+    columns = {"t": pa.array(t), "p": pa.array(p), "q": pa.array([float(x) for x in q]), "s": pa.array(s)}
+    feed = of_columns(tmp_path, columns)
+    assert (rows_of(feed, 50).view(np.uint8) == due.view(np.uint8)).all()
+    assert counted(feed) == counted(from_text)
+    assert len(due) < 300
+
+
+def test_a_file_that_is_no_parquet_behind_its_first_bytes_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "table.parquet"
+    path.write_bytes(b"PAR1 and then nothing")
+    with pytest.raises(UnreadableError, match=r"table.parquet cannot be read as Parquet"):
+        opened(path, TRADES)
+
+
+def test_a_damaged_row_group_ends_the_feed_and_is_counted(tmp_path: Path) -> None:
+    feed = of_columns(tmp_path, trades(p=pa.array(range(1000))))
+    path = tmp_path / "table.parquet"
+    data = bytearray(path.read_bytes())
+    data[4 : len(data) // 2] = bytes(len(data) // 2 - 4)
+    path.write_bytes(data)
+    assert len(rows_of(feed)) < 1000
+    assert counted(feed) == {"UNREADABLE": 1}
+
+
+def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NotAFeedError, match=r"columns.price = 'p': the header has no such column"):
+        of_columns(tmp_path, {"t": pa.array([T0]), "q": pa.array([1]), "s": pa.array(["b"])})
