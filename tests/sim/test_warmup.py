@@ -53,8 +53,9 @@ CONFIG = """
 top = "quote"
 log_features = true
 timer_interval_ms = 500
+[bars]
+interval_s = 1
 [features]
-bar_interval_s = 1
 ema_fast = 5
 ema_slow = 20
 [risk]
