@@ -189,3 +189,17 @@ def test_what_waits_and_what_is_remembered_is_bounded() -> None:
     join = Join(OwnLine("history", symbol="X", last=5, tail=[(n, n, 1) for n in range(5000)]))
     assert len(join.tail) == 1000
     assert join.held.maxlen == 1 << 16
+
+
+def test_a_hole_a_long_time_behind_the_history_is_a_hole_and_no_other_market(tmp_path: Path) -> None:
+    late = {"T": T0_MS + 60_000}
+    told = Told(tmp_path, [history(7), trade(2, 9, **late), joined(3), past(4, (8, 8)), joined(5), trade(6, 10, **late)])
+    assert (told.ids, told.warm) == ([8, 9, 10], [True, True, False])
+    assert told.gaps == [(HISTORY_HOLE, 8, 9)]
+
+
+def test_a_sum_that_has_grown_since_it_was_told_adds_what_is_new(tmp_path: Path) -> None:
+    lines = [history(7, (7, 7, 150)), past(2, (7, 8), qty="0.200"), joined(3), trade(4, 10), past(5, (7, 9), qty="0.300"), joined(6), trade(7, 11)]
+    told = Told(tmp_path, lines)
+    assert told.ids == [8, 9, 10, 11]
+    assert told.trades["qty_lots"].tolist() == [50, 100, 500, 500]

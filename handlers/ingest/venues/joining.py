@@ -72,9 +72,10 @@ class Join:
 
     def accept(self, trade: Held) -> None:
         """It passes: what is covered ends with it."""
+        first = self.last + 1 if trade.first <= self.last < trade.last else trade.first  # of what was not covered
         self.last, self.last_ns = trade.last, int(trade.message["ts_event_ns"])
         if len(trade.rows):
-            self.tail[trade.first] = (trade.last, int(trade.rows["qty_lots"][0]))
+            self.tail[first] = (trade.last, int(trade.rows["qty_lots"][0]))
             if len(self.tail) > TAIL_MAX:
                 del self.tail[next(iter(self.tail))]
 
@@ -85,8 +86,9 @@ class Join:
         return trade.first <= self.last < trade.last and self._part(trade)
 
     def is_newer(self, trade: Held) -> bool:
-        """The history ends with ids that the venue has not given out yet: it is of another market."""
-        return trade.message["prev_seq"] != PAST and int(trade.message["ts_event_ns"]) > self.last_ns + NEWER_NS
+        """Its id is one of the past, its time is not: the history is of another market."""
+        live = trade.message["prev_seq"] != PAST
+        return bool(live and trade.last <= self.last and trade.message["ts_event_ns"] > self.last_ns + NEWER_NS)
 
     def _part(self, trade: Held) -> bool:
         """Take the lots of the trades up to `last` out of the sum; whether they are known."""
@@ -150,7 +152,7 @@ class Joining:
             place, live = int(trade.message["place"]), trade.message["prev_seq"] != PAST
             whole = join.follows(trade)
             if not whole:
-                newer = live and join.is_newer(trade)
+                newer = join.is_newer(trade)
                 if trade.last <= join.last and not newer:
                     self.host.count(HISTORY_OVERLAP, f"line {int(trade.message['line']) + 1}: trade {trade.last} is in the history")
                     continue
