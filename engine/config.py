@@ -126,6 +126,7 @@ class RiskConfig(Section, frozen=True):
     price_collar_bp: Annotated[int, Meta(ge=1, le=1_000_000)] = 500  # 5 % off the top of book is a mistake, not a price
     orders_per_second_max: Count = 1000  # above any strategy shipped, below a runaway loop
     orders_burst: Count = 1000  # one second's worth at once
+    crossed_book: Literal["refuse", "refuse_locked", "allow"] = "refuse"  # before an opening auction books are crossed, and nobody trades at either side
     stale_data_ms: Millis = 5000  # fifty missed updates of a 100 ms book; 0 = never stale
     duplicate_window_us: Micros = 0  # off: two equal orders of two strategies are no mistake
     open_orders_max: Annotated[int, Meta(ge=1, le=4096)] = 256  # of the line, half its table at most; above venues' own 200 an instrument

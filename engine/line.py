@@ -30,7 +30,7 @@ from handlers.ingest.sequencer import new_sequencer
 from handlers.orders import stage as orders
 from handlers.orders.brokers.paper import new_paper
 from handlers.risk import stage as risk
-from handlers.risk.checks import LIMITS, LINE_LIMITS
+from handlers.risk.checks import LIMITS, LINE_LIMITS, SPREAD_ANY
 from handlers.signals import stage as signals
 from handlers.signals.errors import StrategyError
 from handlers.signals.loading import LoadedStep, compile_step, new_state
@@ -165,6 +165,8 @@ def _limits(config: Config, instruments: Sequence[Instrument]) -> tuple[np.ndarr
         row["qty_max_lots"] = LOTS_MAX
         row["collar_bp"] = rules.price_collar_bp
         row["stale_ns"] = rules.stale_data_ms * 1_000_000
+        row["inverse"] = instrument.inverse
+        row["spread_min"] = {"refuse": 0, "refuse_locked": 1, "allow": SPREAD_ANY}[rules.crossed_book]
     line = np.zeros(1, LINE_LIMITS)
     line["position_total_max"] = UNLIMITED
     if rules.position_total_max is not None and instruments:

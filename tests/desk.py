@@ -38,7 +38,7 @@ class Desk:
         usual = {
             "position_max_lots": 100, "notional_max": NO_LIMIT, "qty_max_lots": 1000, "collar_bp": 500, "stale_ns": 5000,
             "position_total_max": NO_LIMIT, "lot_units": 0, "notional_total_max": NO_LIMIT, "rate": 1000, "burst": 1000,
-            "duplicate_ns": 0, "open_orders_max": 100,
+            "duplicate_ns": 0, "open_orders_max": 100, "spread_min": 0, "inverse": 0,
         }  # fmt: skip
         self.limits = {**usual, **given}
         for name, value in self.limits.items():

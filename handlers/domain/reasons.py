@@ -77,6 +77,7 @@ FORGED_KIND = 218
 OPERATOR = 219
 CROSSED_BOOK = 220
 TRADING_HALTED = 221
+INVERSE_CONTRACT = 222
 
 # --- 300-399: orders and the exchange -------------------------------------------------------------------------------------
 NO_LIQUIDITY = 301
@@ -96,7 +97,7 @@ DOC: dict[int, str] = {
     MISSING_FIELD: "message lacks a field",
     WRONG_TYPE: "field has another type, or a word that is none of its own",
     OUT_OF_INT64: "number does not fit 64 bits",
-    TIME_OUT_OF_RANGE: "time lies outside the years 2000 to 2100, those from 1970 in files of bars and tables, or is none of its day",
+    TIME_OUT_OF_RANGE: "time lies outside the years 2000 to 2100 (bars: 1970), or is none of its day",
     NOT_A_NUMBER: "price or quantity is not a decimal number",
     NOT_POSITIVE: "price or quantity is negative, or zero where it may not be",
     PRICE_OFF_GRID: "price is not a multiple of the tick",
@@ -125,8 +126,8 @@ DOC: dict[int, str] = {
     RETURN_OUTLIER: "price of a trade is many usual changes from that of the trade before",
     DUPLICATE_RECORD: "trade id came twice",
     TRADE_ID_GAP: "trade ids of an instrument whose ids are consecutive leave some out",
-    CROSSED_QUOTE: "best bid is above the best ask",
-    LOCKED_QUOTE: "best bid is the best ask",
+    CROSSED_QUOTE: "quote whose bid is above its ask",
+    LOCKED_QUOTE: "quote whose bid is its ask",
     CONTROL_MESSAGE: "message about the connection, not the market",
     CHECKSUM_FAILED: "book is not the one that the venue signed",
     UNFINISHED_BAR: "bar that the venue has not closed yet",
@@ -154,7 +155,8 @@ DOC: dict[int, str] = {
     UNKNOWN_INTENT: "action, type, time in force or state asked for does not exist",
     FORGED_KIND: "row of a kind or from a source that this edge may not carry",
     OPERATOR: "operator's command set the trading state",
-    CROSSED_BOOK: "best bid is above the best ask, as in an auction: nobody trades at either",
+    CROSSED_BOOK: "best bid is above the best ask, or at it where that is refused as well",
+    INVERSE_CONTRACT: "contract settles in its coin: accounts count money that prices are in",
     TRADING_HALTED: "instrument is halted, by its venue or by a check of its data",
     NO_LIQUIDITY: "nothing on the other side of the book to trade with",
     UNKNOWN_ORDER: "no open order has this id",

@@ -17,6 +17,7 @@ from transport.records import (
     ASK, BID, BUY, CLOSED, FOK, HALT, HALTED, LIMIT_ORDER, MARKET_ORDER, PAUSED, REDUCING, SELL, TRADING, WARMUP,
 )  # fmt: skip
 
+SPREAD_ANY = -(2**62)
 LIMITS = np.dtype(
     [
         ("position_max_lots", "i8"),  # of the instrument, open orders included
@@ -25,6 +26,8 @@ LIMITS = np.dtype(
         ("collar_bp", "i8"),  # distance of a limit price from the mid, basis points
         ("stale_ns", "i8"),  # age of the last market record; 0 is off
         ("lot_units", "i8"),  # a lot in units of `position_total_max`, which lots of all instruments are multiples of; 0 is off
+        ("inverse", "i8"),  # 1: the contract settles in its coin, which no account counts
+        ("spread_min", "i8"),  # ticks that the ask must stand above the bid: 0 refuses crossed books, 1 locked ones too, SPREAD_ANY none
     ]
 )
 LINE_LIMITS = np.dtype(
@@ -81,7 +84,9 @@ def move_exposure(line, limits, exposure, net, buy, sell):
 
 @kernel
 def check_form(limits, side, qty, order_type, price, tif):
-    """Is it an order at all: side, quantity, type, price."""
+    """Is it an order at all, of what is counted: instrument, side, quantity, type, price."""
+    if limits.inverse:
+        return reasons.INVERSE_CONTRACT, 0, 1
     if side != BUY and side != SELL:
         return reasons.BAD_QTY, 0, side
     if qty <= 0 or qty > limits.qty_max_lots:
@@ -103,8 +108,10 @@ def check_market(limits, m, cause, order_type, price):
     twice = mid_twice(m)
     if twice <= 0 or (m.venue_seq != 0 and not two_sided(m)):
         return reasons.INVALID_BOOK, 1, m.valid
-    if two_sided(m) and best_price(m, BID) > best_price(m, ASK):  # the paper exchange would fill both sides of an auction's book
-        return reasons.CROSSED_BOOK, 0, best_price(m, ASK) - best_price(m, BID)
+    if two_sided(m):  # the paper exchange would fill both sides of an auction's book
+        spread = best_price(m, ASK) - best_price(m, BID)
+        if spread < limits.spread_min:
+            return reasons.CROSSED_BOOK, limits.spread_min, spread
     age = cause.ts_seq_ns - m.ts_seq_ns
     if limits.stale_ns > 0 and age > limits.stale_ns:
         return reasons.STALE_DATA, limits.stale_ns, age

@@ -18,7 +18,7 @@ from handlers.domain.reasons import (
     CROSSED_QUOTE, DOC, LOCKED_QUOTE, MISSING_FIELD, NOT_A_NUMBER, NOT_POSITIVE, OUT_OF_INT64, PRICE_OFF_GRID, QTY_OFF_GRID, TIME_JUMP,
     TIME_OUT_OF_RANGE, UNKNOWN_RECORD, UNKNOWN_SYMBOL, UNREADABLE, WRONG_TYPE,
 )  # fmt: skip
-from handlers.ingest.errors import FeedError, NotAFeedError, UnreadableError
+from handlers.ingest.errors import FeedError, NotAFeedError
 from handlers.ingest.jumps import NO_TIME
 from handlers.ingest.venues import lean_files
 from handlers.ingest.venues.captures import open_feed
@@ -277,7 +277,7 @@ def test_a_damaged_zip_is_told_when_opened_or_counted_when_read(tmp_path: Path) 
     path = trades(tmp_path, [TRADE_LINE] * 5000)
     whole = path.read_bytes()
     path.write_bytes(whole[:200])
-    with pytest.raises(UnreadableError, match=r"20131007_trade\.zip is damaged"):
+    with pytest.raises(FeedError, match=r"20131007_trade\.zip is cut off"):
         opened(path)
     at = len(whole) // 2
     path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])

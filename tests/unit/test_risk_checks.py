@@ -9,6 +9,7 @@ import pytest
 
 from handlers.domain import reasons
 from handlers.domain.order import TABLE_SLOTS
+from handlers.risk.checks import SPREAD_ANY
 from tests.desk import MILLION, Desk, passed, place, refusal, target
 from tests.stages import level, snapshot, stamped
 from transport.records import (
@@ -181,6 +182,19 @@ def test_refuses_order_on_a_book_that_a_gap_made_invalid_until_its_snapshot() ->
     assert passed(desk.ask(place(BUY, 1, instrument=1)))
     desk.input(*snapshot({999: 50}, {1001: 50}, 1000))
     assert passed(desk.ask(place(BUY, 1)))
+
+
+def test_refuses_orders_of_contracts_that_settle_in_their_coin() -> None:
+    assert refusal(Desk(inverse=1).ask(place(BUY, 1))) == (reasons.INVERSE_CONTRACT, 0, 1)
+
+
+def test_locked_books_are_refused_and_crossed_ones_traded_on_where_the_configuration_says_so() -> None:
+    strict, lax = Desk(spread_min=1), Desk(spread_min=SPREAD_ANY)
+    for desk in (strict, lax):
+        desk.input(level(BID, 1001, 5, 1000))
+    assert refusal(strict.ask(place(BUY, 1))) == (reasons.CROSSED_BOOK, 1, 0)
+    lax.input(level(BID, 1003, 5, 1000))
+    assert passed(lax.ask(place(BUY, 1)))
 
 
 def test_refuses_order_while_bids_are_above_asks_as_before_an_opening_auction() -> None:

@@ -118,11 +118,11 @@ def test_a_table_without_a_map_is_told_where_one_belongs(tmp_path: Path) -> None
 def test_tables_that_the_engine_exports_need_no_map(tmp_path: Path) -> None:
     """The headers written down here are those that are exported."""
     assert set(_EXPORTED) == {tuple(column.name for column in COLUMNS[name]) for name in ("trades", "quotes", "bars")}
-    data = written(tmp_path, f"ts_event_ns,ts_recv_ns,instrument,trade_id,price,qty,side\n{T0}000000,{T0}000005,X.v,9,1.5,2,SELL\n", "any.csv")
+    data = written(tmp_path, f"ts_event_ns,ts_recv_ns,instrument,trade_id,price,qty,side,conditions\n{T0}000000,{T0}000005,X.v,9,1.5,2,SELL,5\n", "any.csv")
     feed = open_feed(str(data))
     rows = rows_of(feed)
     assert [i.name for i in feed.instruments] == ["X.v"]
-    assert rows[["ts_recv_ns", "venue_seq", "price_ticks", "qty_lots", "side"]].tolist() == [(T0 * 10**6 + 5, 9, 15, 2, 2)]
+    assert rows[["ts_recv_ns", "venue_seq", "price_ticks", "qty_lots", "side", "conditions"]].tolist() == [(T0 * 10**6 + 5, 9, 15, 2, 2, 5)]
 
 
 MS, US = 1_723_161_256_322, 1_736_467_200_000_123

@@ -62,12 +62,14 @@ def survey_capture(paths: Sequence[Path], form: Form, protocol: Protocol) -> Sur
     described: dict[str, Instrument] = {}
     unnamed: Line | None = None  # a snapshot that does not say whose it is
     for path in paths:
+        waits = bool(protocol.snapshot_mark)  # for a snapshot
         for at, text in enumerate(_readable(path)):
             snapshot = bool(protocol.snapshot_mark) and protocol.snapshot_mark in text[:256]
-            if at >= SCAN_LINES and (not snapshot or at >= SNAPSHOT_LINES):
-                if at >= SNAPSHOT_LINES or not protocol.snapshot_mark:
-                    break
+            if at >= SCAN_LINES and (not waits or at >= SNAPSHOT_LINES):
+                break
+            if at >= SCAN_LINES and not snapshot:
                 continue
+            waits = waits and not snapshot
             try:
                 line = form.split(text, max(form.time(text), 0))
                 described |= {i.symbol: i for i in _described(protocol, line)}

@@ -28,17 +28,17 @@ BESIDE, OF_FOLDER = ".toml", "map.toml"
 _NS = TableTime(unit="ns")
 _PRINT = ("ts_event_ns", "ts_recv_ns", "instrument")
 _EXPORTED: dict[tuple[str, ...], TableMap] = {
-    (*_PRINT, "trade_id", "price", "qty", "side"): TableMap(
+    (*_PRINT, "trade_id", "price", "qty", "side", "conditions"): TableMap(
         "trade", time=_NS,
-        columns=Columns(time="ts_event_ns", recv_time="ts_recv_ns", instrument="instrument", price="price", qty="qty", side="side", id="trade_id"),
+        columns=Columns(time="ts_event_ns", recv_time="ts_recv_ns", instrument="instrument", price="price", qty="qty", side="side", id="trade_id", conditions="conditions"),
     ),
     (*_PRINT, "venue_seq", "bid", "bid_qty", "ask", "ask_qty"): TableMap(
         "quote", time=_NS,
         columns=Columns(time="ts_event_ns", recv_time="ts_recv_ns", instrument="instrument", bid="bid", bid_qty="bid_qty", ask="ask", ask_qty="ask_qty", id="venue_seq"),
     ),
-    ("ts_open_ns", "interval_ns", "instrument", "open", "high", "low", "close", "volume", "notional", "trades"): TableMap(
+    ("ts_open_ns", "interval_ns", "instrument", "open", "high", "low", "close", "volume", "notional", "trades", "side", "session"): TableMap(
         "bar", time=_NS,
-        columns=Columns(open_time="ts_open_ns", interval_ns="interval_ns", instrument="instrument", open="open", high="high", low="low", close="close", volume="volume", notional="notional", trades="trades"),
+        columns=Columns(open_time="ts_open_ns", interval_ns="interval_ns", instrument="instrument", open="open", high="high", low="low", close="close", volume="volume", notional="notional", trades="trades", side="side", session="session"),
     ),
 }  # fmt: skip
 _ARCHIVE = re.compile(r"([A-Z0-9]+(?:_[A-Z0-9]+)?)-(trades|aggTrades|bookTicker|\d{1,2}(?:s|m|h|d|w|mo))-\d{4}-\d\d(?:-\d\d)?\.(?:csv|zip)")

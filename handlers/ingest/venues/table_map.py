@@ -58,6 +58,8 @@ class Columns(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     volume: ColumnKey | None = None
     notional: ColumnKey | None = None
     trades: ColumnKey | None = None
+    conditions: ColumnKey | None = None  # bits of a trade's conditions of sale
+    session: ColumnKey | None = None  # number of a bar's session
 
 
 class TableTime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -103,11 +105,11 @@ class TableMap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 WHEN, WHICH = ("time", "recv_time"), ("symbol", "instrument")
 BOOK_COLUMNS = (*WHEN, *WHICH, "side", "price", "qty", "id", "first_id", "prev_id")
 TAKES: dict[str, tuple[str, ...]] = {
-    "trade": (*WHEN, *WHICH, "price", "qty", "side", "id"),
+    "trade": (*WHEN, *WHICH, "price", "qty", "side", "id", "conditions"),
     "quote": (*WHEN, *WHICH, "bid", "bid_qty", "ask", "ask_qty", "id"),
     "book_delta": (*BOOK_COLUMNS, "is_snapshot"),
     "book_snapshot": BOOK_COLUMNS,
-    "bar": ("open_time", "close_time", "recv_time", "interval_ns", *WHICH, "open", "high", "low", "close", "volume", "notional", "trades"),
+    "bar": ("open_time", "close_time", "recv_time", "interval_ns", *WHICH, "open", "high", "low", "close", "volume", "notional", "trades", "side", "session"),
 }  # fmt: skip
 NEEDS: dict[str, tuple[str, ...]] = {
     "trade": ("time", "price", "qty"),

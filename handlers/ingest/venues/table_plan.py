@@ -55,6 +55,7 @@ _CELLS: dict[str, tuple[int, str, int]] = {
     "open": (PRICE, "open_ticks", REFUSED), "high": (PRICE, "high_ticks", REFUSED), "low": (PRICE, "low_ticks", REFUSED),
     "close": (PRICE, "close_ticks", REFUSED), "volume": (QTY, "volume_lots", REFUSED),
     "notional": (NOTIONAL, "notional_ticks_lots", REFUSED), "trades": (COUNT, "trades", REFUSED),
+    "conditions": (COUNT, "conditions", ZERO), "session": (COUNT, "session", ZERO),
     "interval_ns": (COUNT, "interval_ns", REFUSED),
 }  # fmt: skip
 
