@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from engine.config import Config, BarsConfig, IndicatorConfig, LineConfig, StrategyConfig, dump
+from engine.config import Config, BarsConfig, IndicatorConfig, LineConfig, StrategyConfig
+from engine.dumped import dump
 from engine.errors import ConfigError
 from engine.line import FEATURE_ROWS_MAX, build_line, indicators_of, sequence_first_words
 from engine.loops import DECIDING

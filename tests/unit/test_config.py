@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.config import Config, FeaturesConfig, StrategyConfig, dump, resolve, span_ns, values_told
+from engine.config import Config, FeaturesConfig, StrategyConfig, resolve, span_ns
+from engine.dumped import dump, values_told
 from engine.errors import ConfigError
 from engine.layered import key_lines
 
