@@ -2,7 +2,8 @@
 
 Exit codes: 0 done, 1 a run that is not proved, a strategy that stopped the line or a day that is not published, 2 bad usage, input or configuration,
 3 a resource refused (disk, shared memory, network) or a process of the run that died or hung, 4 a fault of the engine stopped the line,
-130 interrupted, 143 terminated.
+130 interrupted, 143 terminated. A live run (record, paper) is done, 0, when `--for` is over or the first SIGINT or SIGTERM has come,
+after which it ends in order; a second one interrupts it, as does one that comes before the venue has described its instruments.
 """
 
 from __future__ import annotations

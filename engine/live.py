@@ -23,7 +23,7 @@ from engine.line import Built
 from engine.loops import WANTS_WINDOW
 from engine.observe.progress import Say, silent
 from engine.replay import Replayed, run_feeds
-from engine.session import PACED_HAND_OVER_S, TERMINATED, Session, Terminated
+from engine.session import PACED_HAND_OVER_S, TERMINATED, Session, Terminated, terminable
 from engine.warming import check_streams, warm_up
 from handlers.ingest.errors import FeedError
 from handlers.ingest.sequencer import open_window, quiet_until, start_timers
@@ -77,8 +77,9 @@ class LiveSession(Session):
         if self._seconds:
             self._until_s = time.monotonic() + self._seconds
         sequencer = self.built.line.sequencer
-        for number in range(len(self.intakes)):
-            open_window(sequencer, number, empty(0), 0, False)
+        for number, intake in enumerate(self.intakes):
+            intake.current = Window(empty(0), 0)  # what is handed over before this feed's first record bears it
+            open_window(sequencer, number, intake.current.rows, 0, False)
         while not self._turn_all():
             if all(w["final"] for w in sequencer.windows):
                 break
@@ -107,7 +108,7 @@ class LiveSession(Session):
         if not self._stopped and (self._stop.is_set() or time.monotonic() >= self._until_s):
             self._stopped = True
             for feed in self._feeds:
-                feed.source.stop()
+                feed.source.ask_to_stop()
 
     def _turn_all(self) -> bool:
         """Open the next window of every feed that has used its own up, or say how long it was quiet; whether any has rows, or ended."""
@@ -146,7 +147,8 @@ def follow(
 ) -> Replayed:
     """Follow `wanted`, venue -> symbols, through the line into a run folder until SIGINT, SIGTERM, `stop` or `seconds` are over.
 
-    With `capture`, of one venue, the lines are written there. Raises FeedError, ConfigError and what `replay` raises.
+    With `capture`, of one venue, the lines are written there. Raises FeedError, also where `stop` is set before the instruments are known,
+    ConfigError and what `replay` raises.
     """
     if config.runtime.placement != "fused":
         raise ConfigError(f"runtime.placement: a live line runs fused, not {config.runtime.placement}")
@@ -158,7 +160,8 @@ def follow(
     progress("asking for the instruments", 0)
     writer = CaptureWriter(capture) if capture is not None else None
     try:
-        live = [LiveFeed(LiveSource(stream, woken), writer, config.instrument) for stream in streams]
+        with terminable():  # a signal ends it here: there is nothing yet to be ended in order
+            live = [LiveFeed(LiveSource(stream, woken), writer, config.instrument, stop) for stream in streams]
         opened = [OpenFeed(f"{f.name}:{','.join(f.source.stream.symbols)}", f.instruments, decoder=f) for f in live]
         feeds, instruments = bound(opened)
         if config.warmup.source != "off":

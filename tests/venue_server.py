@@ -17,9 +17,25 @@ from websockets.http11 import Request, Response
 
 @dataclass
 class Send:
-    """Send a message."""
+    """Send a message; `happens`: what it tells has happened at the venue, else it is a fault of the way here."""
 
     text: str | bytes
+    happens: bool = True
+
+
+@dataclass
+class Lose:
+    """What a message tells happens, but nobody sends it."""
+
+    text: str
+
+
+@dataclass
+class Refuse:
+    """First and only step of a script: the handshake is answered so."""
+
+    status: int
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -56,7 +72,7 @@ class Close:
     code: int = 1001
 
 
-Step = Send | Pause | Await | Call | Abort | Close
+Step = Send | Lose | Refuse | Pause | Await | Call | Abort | Close
 
 
 @dataclass
@@ -71,8 +87,12 @@ class Answer:
 class VenueServer:
     """`scripts[k]` is played to the k-th connection, the last one to all further; after its script a connection stays open."""
 
-    def __init__(self, scripts: Sequence[Sequence[Step]], rest: Callable[[str], Answer | None]) -> None:
-        self.scripts, self.rest = scripts, rest
+    def __init__(
+        self, scripts: Sequence[Sequence[Step]], rest: Callable[[str], Answer | None], happen: Callable[[str], None] = lambda text: None
+    ) -> None:
+        """`happen` is told what happens at the venue, before it is sent."""
+        self.scripts, self.rest, self.happen = scripts, rest, happen
+        self.sent: list[tuple[int, str | bytes]] = []  # (connection from 1, message)
         self.connections = 0
         self.requests: list[str] = []
         self.heard: list[str] = []
@@ -90,7 +110,11 @@ class VenueServer:
 
     async def _answer(self, connection: ServerConnection, request: Request) -> Response | None:
         if "Upgrade" in request.headers:
-            return None
+            first = next(iter(self.scripts[min(self.connections, len(self.scripts) - 1)]), None)
+            if not isinstance(first, Refuse):
+                return None
+            self.connections += 1
+            return Response(first.status, HTTPStatus(first.status).phrase, Headers({"Content-Length": "0", **first.headers}), b"")
         self.requests.append(request.path)
         found = await asyncio.to_thread(self.rest, request.path)
         if found is None:
@@ -102,6 +126,7 @@ class VenueServer:
     async def _play(self, connection: ServerConnection) -> None:
         number = min(self.connections, len(self.scripts) - 1)
         self.connections += 1
+        ordinal = self.connections
         inbox: asyncio.Queue[str] = asyncio.Queue()
 
         async def hear() -> None:
@@ -112,7 +137,7 @@ class VenueServer:
         hearing = asyncio.create_task(hear())
         try:
             for step in self.scripts[number]:
-                await self._do(step, connection, inbox)
+                await self._do(step, connection, inbox, ordinal)
             if number == len(self.scripts) - 1:
                 self.played.set()
             await hearing
@@ -121,20 +146,28 @@ class VenueServer:
         finally:
             hearing.cancel()
 
-    async def _do(self, step: Step, connection: ServerConnection, inbox: asyncio.Queue[str]) -> None:
+    async def _send(self, connection: ServerConnection, text: str | bytes, number: int) -> None:
+        self.sent.append((number, text))
+        await connection.send(text, text=True)
+
+    async def _do(self, step: Step, connection: ServerConnection, inbox: asyncio.Queue[str], number: int) -> None:
         match step:
-            case Send(text):
-                await connection.send(text, text=True) if isinstance(text, bytes) else await connection.send(text)
+            case Send(text, happens):
+                if happens:
+                    self.happen(text if isinstance(text, str) else text.decode())
+                await self._send(connection, text, number)
+            case Lose(text):
+                self.happen(text)
             case Pause(seconds):
                 await asyncio.sleep(seconds)
             case Await(wanted, answer):
                 while not wanted(message := await inbox.get()):
                     pass
                 for text in answer(message):
-                    await connection.send(text)
+                    await self._send(connection, text, number)
             case Call(what):
                 for text in await asyncio.to_thread(what):
-                    await connection.send(text)
+                    await self._send(connection, text, number)
             case Abort():
                 connection.transport.abort()
             case Close(code):
@@ -145,6 +178,10 @@ class VenueServer:
             self.port = next(iter(self._server.sockets)).getsockname()[1]
             ready.set()
             await done.wait()
+        left = asyncio.all_tasks() - {asyncio.current_task()}  # a handshake that is still being answered
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     @contextmanager
     def running(self) -> Iterator[VenueServer]:

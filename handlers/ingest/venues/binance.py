@@ -20,7 +20,9 @@ from handlers.domain.reasons import CONTROL_MESSAGE, MISSING_FIELD, UNFINISHED_B
 from handlers.ingest.venues import binance_past as past
 from handlers.ingest.venues.binance_scanner import BinanceScanner
 from handlers.ingest.venues.depth import NO_PREVIOUS, DepthRule
-from handlers.ingest.venues.protocol import ABSENT, MS, NOTHING, BookRule, Id, Line, Parsed, Protocol, Refused, Scanner, ms_ns, quote_of, refusal
+from handlers.ingest.venues.protocol import (
+    ABSENT, MS, NO_JSON, NOTHING, BookRule, Id, Line, Parsed, Protocol, Refused, Scanner, ms_ns, quote_of, refusal,
+)  # fmt: skip
 from handlers.ingest.venues.stream import BARS_MAX, Stream
 from transport.instruments import Instrument
 from transport.records import BAR, BOOK_DELTA, BOOK_SNAPSHOT, BUY, QUOTE, SELL, TRADE
@@ -142,7 +144,7 @@ class Binance(Protocol):
     def claims(cls, body: bytes) -> bool:
         try:
             message = _body.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except NO_JSON:
             return False
         streamed = "@" in message.stream and bool(message.data)
         return streamed or message.lastUpdateId >= 0 or message.e in ("trade", "aggTrade", "bookTicker", "depthUpdate", "kline")
@@ -254,7 +256,7 @@ class Binance(Protocol):
         """`exchangeInfo`: tick and lot by the symbol's filters."""
         if b"/exchangeInfo" not in line.url:
             return
-        market = COINM if b"/dapi/" in line.url else USDM if b"/fapi/" in line.url else SPOT
+        market = self.told_market or (COINM if b"/dapi/" in line.url else USDM if b"/fapi/" in line.url else SPOT)
         for entry in _info.decode(line.body).get("symbols", ()):
             filters = {f["filterType"]: f for f in entry["filters"]}
             tick, lot = Decimal(filters["PRICE_FILTER"]["tickSize"]).normalize(), Decimal(filters["LOT_SIZE"]["stepSize"]).normalize()
@@ -271,13 +273,18 @@ class Binance(Protocol):
 
 
 class BinanceStream(Stream):
-    """`trade`, `bookTicker` and `depth@100ms` of each symbol over one combined stream; books come by REST, 1,000 levels a side."""
+    """`trade`, `bookTicker` and `depth@100ms` of each symbol over one combined stream; books come by REST, 1,000 levels a side.
+
+    A symbol that nobody trades is silent for minutes, so the stream is asked for its subscriptions: the answer is the sign of life.
+    """
 
     markets: ClassVar[dict[str, tuple[str, str]]] = {
         SPOT: ("wss://stream.binance.com:9443", "https://api.binance.com/api/v3"),
         USDM: ("wss://fstream.binance.com", "https://fapi.binance.com/fapi/v1"),
         COINM: ("wss://dstream.binance.com", "https://dapi.binance.com/dapi/v1"),
     }
+
+    ping_s = 10.0
 
     def protocol(self) -> Binance:
         return Binance((), self.market)
@@ -288,6 +295,12 @@ class BinanceStream(Stream):
 
     def instrument_urls(self) -> list[str]:
         return [f"{self.rest_url}/exchangeInfo"]
+
+    def ping(self) -> str:
+        return '{"method":"LIST_SUBSCRIPTIONS","id":1}'
+
+    def is_pong(self, message: bytes) -> bool:
+        return message.startswith(b'{"result":[')
 
     def book_url(self, symbol: str) -> str:
         return f"{self.rest_url}/depth?symbol={symbol}&limit=1000"

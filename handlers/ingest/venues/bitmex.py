@@ -16,7 +16,7 @@ from msgspec import Raw
 from handlers.domain.reasons import BEFORE_STREAM, BOOK_ID_UNKNOWN, CONTROL_MESSAGE, MISSING_FIELD, UNKNOWN_STREAM, WRONG_TYPE
 from handlers.ingest.venues.depth import SnapshotRule
 from handlers.ingest.venues.protocol import (
-    NOTHING, BookRule, Id, Line, Parsed, Protocol, Refused, iso_ns, levels_text, refusal, side_of,
+    NO_JSON, NOTHING, BookRule, Id, Line, Parsed, Protocol, Refused, iso_ns, levels_text, refusal, side_of,
 )  # fmt: skip
 from transport.instruments import Instrument
 from transport.records import BOOK_DELTA, BOOK_SNAPSHOT, BUY, QUOTE, SELL, TRADE
@@ -101,7 +101,7 @@ class Bitmex(Protocol):
     def claims(cls, body: bytes) -> bool:
         try:
             message = _message.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except NO_JSON:
             return False
         return message.table in ("orderBookL2", "orderBookL2_25", "trade", "quote") and bool(message.data)
 

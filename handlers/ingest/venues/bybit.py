@@ -16,7 +16,7 @@ from msgspec import Raw
 from handlers.domain.reasons import CONTROL_MESSAGE, MISSING_FIELD, UNKNOWN_STREAM, WRONG_TYPE
 from handlers.ingest.venues.depth import SnapshotRule
 from handlers.ingest.venues.protocol import (
-    NOTHING, BookRule, Line, Parsed, Protocol, Refused, in_range, levels_text, refusal, side_of, text_ms_ns,
+    NO_JSON, NOTHING, BookRule, Line, Parsed, Protocol, Refused, in_range, levels_text, refusal, side_of, text_ms_ns,
 )  # fmt: skip
 from transport.instruments import Instrument
 from transport.records import BOOK_DELTA, BOOK_SNAPSHOT, BUY, SELL, TRADE
@@ -90,7 +90,7 @@ class Bybit(Protocol):
     def claims(cls, body: bytes) -> bool:
         try:
             message = _message.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except NO_JSON:
             return False
         return message.topic.startswith(("orderBookL2_25.", "trade."))
 

@@ -16,7 +16,6 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
 from msgspec import Raw
 from numpy.typing import NDArray
@@ -34,7 +33,7 @@ from handlers.ingest.venues.capture_lines import Form
 from handlers.ingest.venues.joining import Joining
 from handlers.ingest.venues.levels import MESSAGE, grid_table, rows_bound, text_spans, write_rows
 from handlers.ingest.venues.own_lines import HISTORY_URL, LIFE_URL, life, read
-from handlers.ingest.venues.protocol import APPLY, BREAK, REPEATED, STALE, BookRule, Parsed, Protocol, Refused
+from handlers.ingest.venues.protocol import APPLY, BREAK, NO_JSON, REPEATED, STALE, BookRule, Parsed, Protocol, Refused
 from handlers.ingest.venues.survey import Survey
 from transport.instruments import Instrument
 from transport.records import (
@@ -111,6 +110,10 @@ class CaptureFeed(Feed):
         for first, lines, times in self._timed():
             for rows in self._decode(first, lines, times):
                 yield from split_at_events(rows, rows_max)
+        self._give_up()
+
+    def _give_up(self) -> None:
+        """Count what still waits for a snapshot: none comes for it any more."""
         for held in self._held:
             for message in held.take():
                 self.count(DEPTH_REFUSED, f"{_where(message.rows)}: no snapshot came for it")
@@ -206,7 +209,7 @@ class CaptureFeed(Feed):
             return (life(split, self._protocol.places.known),) if split.url == LIFE_URL else self._protocol.parse(split)
         except Refused as refused:
             reason, what = refused.reason, str(refused)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except NO_JSON as error:
             reason, what = BROKEN_LINE, str(error)
         self.count(reason, f"line {at + 1}: {what}")
         harmless = self._protocol.sequenced or reason in NOT_OF_A_BOOK
@@ -269,9 +272,8 @@ class CaptureFeed(Feed):
         """Where a connection ended, or lost messages, or what could not be read may have been any book's: no book is known any more."""
         if m["kind"] == CONNECTION and m["side"] not in (DISCONNECTED, OVERRUN):
             return
+        self._give_up()
         for place, rule in enumerate(self._rules):
-            for message in self._held[place].take():
-                self.count(DEPTH_REFUSED, f"{_where(message.rows)}: no snapshot came for it")
             if not rule.waiting:
                 expected = rule.last
                 rule.lose()

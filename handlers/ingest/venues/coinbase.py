@@ -18,7 +18,7 @@ from msgspec import Raw
 from handlers.domain.reasons import BEFORE_STREAM, CONTROL_MESSAGE, MISSING_FIELD, UNKNOWN_STREAM
 from handlers.ingest.venues.depth import SnapshotRule
 from handlers.ingest.venues.protocol import (
-    ABSENT, NOTHING, BookRule, Id, Line, Parsed, Protocol, Refused, iso_ns, levels_text, refusal, side_of,
+    ABSENT, NO_JSON, NOTHING, BookRule, Id, Line, Parsed, Protocol, Refused, iso_ns, levels_text, refusal, side_of,
 )  # fmt: skip
 from handlers.ingest.venues.stream import Stream
 from transport.instruments import Instrument
@@ -59,7 +59,7 @@ class Coinbase(Protocol):
     def claims(cls, body: bytes) -> bool:
         try:
             message = _message.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except NO_JSON:
             return False
         return message.type in (*_TYPES, "last_match", "ticker") and bool(message.product_id)
 

@@ -18,7 +18,7 @@ from msgspec import Raw
 from handlers.domain.reasons import CONTROL_MESSAGE, MISSING_FIELD, UNKNOWN_STREAM, WRONG_TYPE
 from handlers.ingest.venues.checksums import kraken_checksum
 from handlers.ingest.venues.protocol import (
-    NO_CHECK, NOTHING, BookRule, Line, Parsed, Protocol, Refused, refusal, seconds_ns, side_of,
+    NO_CHECK, NO_JSON, NOTHING, BookRule, Line, Parsed, Protocol, Refused, refusal, seconds_ns, side_of,
 )  # fmt: skip
 from handlers.ingest.venues.stream import Stream
 from handlers.ingest.venues.signed import NO_PREVIOUS, SignedRule
@@ -93,7 +93,7 @@ class Kraken(Protocol):
     def claims(cls, body: bytes) -> bool:
         try:
             name = _text.decode(_array.decode(body)[-2])
-        except (msgspec.DecodeError, UnicodeDecodeError, IndexError):
+        except (*NO_JSON, IndexError):
             return False
         return name in ("trade", "ticker") or name.startswith("book-")
 

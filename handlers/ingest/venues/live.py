@@ -1,8 +1,8 @@
 """A live websocket as a source of lines: connected, subscribed, kept alive and connected again, on a thread of its own.
 
-    venue ══websocket══► LiveSource (asyncio on uvloop, own thread) ──► lines waiting (bounded) ──► take(): the line's thread
-          ◄═REST═══════     │ connection lines, REST answers                 │                          ├─► capture file
-                            └──────── resync(symbol) ◄───────────────────────┴── a book was lost ◄──────┴─► decoder
+    venue ══websocket══► LiveSource (asyncio on uvloop, own thread) ──► WaitingLines ──► take(): the line's thread
+          ◄═REST═══════     │ connection lines, REST answers             (bounded)        ├─► capture file
+                            └──────── resync(symbol) ◄──────── a book was lost ◄──────────┴─► decoder
 
 What is taken is exactly what a capture holds, line by line: receive time, body. So a live session is decoded by the code that decodes
 captures, and its capture decodes to the session's own records. Nothing is lost silently: a connection's end, and messages dropped
@@ -12,39 +12,38 @@ because the line did not keep up, are lines among the others, and with them ever
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
-
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+import msgspec
 from msgspec import Raw
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from handlers.ingest.errors import FeedError
 from handlers.ingest.venues import rest
-from handlers.ingest.venues.own_lines import OwnLine, write
+from handlers.ingest.venues.live_lines import Taken, WaitingLines
+from handlers.ingest.venues.own_lines import MARK, OwnLine, write
 from handlers.ingest.venues.past import Past
+from handlers.ingest.venues.protocol import NO_JSON
 from handlers.ingest.venues.stream import Stream
-from transport.clock import wall_ns
 from transport.records import CONNECT_FAILED, CONNECTED, CONNECTING, DISCONNECTED, OVERRUN, RESYNC, SUBSCRIBED
 
-WAITING_MAX = 1 << 16  # lines that wait to be decoded: some seconds of the busiest market
-WAITING_BYTES_MAX = 1 << 28
-MESSAGE_BYTES_MAX = 1 << 24
+MESSAGE_BYTES_MAX = 1 << 24  # a longer one ends the connection with code 1009
 OPEN_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 2.0  # for the venue's answer to our close; then the connection is cut
 STABLE_S = 60.0  # a connection that stood so long is no failed attempt
 REST_SPACING_S = 0.1  # between two requests: ten a second stay below every venue's limit
 RESYNC_SPACING_S = 1.0  # between two requests for the same book
 STOP_TIMEOUT_S = 10.0
 INSTRUMENT_ATTEMPTS = 5
-
-Line = tuple[int, bytes]  # receive time in ns, body
+NORMAL, ABNORMAL = 1000, 1006  # close codes
+NETWORK = (OSError, WebSocketException, TimeoutError)  # what a connection may end with
+T = TypeVar("T")
 
 
 class LiveSource:
@@ -56,126 +55,107 @@ class LiveSource:
     def __init__(self, stream: Stream, woken: threading.Event | None = None) -> None:
         self.stream = stream
         self.woken = woken or threading.Event()
-        self._lock = threading.Lock()
-        self._lines: deque[Line] = deque()
-        self._bytes = 0
-        self._last_ns = 0
-        self._lost = 0  # messages dropped since the last line said so
+        self.failure: BaseException | None = None  # a bug that ended the thread
+        self._lines = WaitingLines(self._overrun, self.woken)
         self._connection = 0
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
-        self.stop_asked = False
-        self._ended = False
-        self._waiting: dict[str, asyncio.Task[None]] = {}  # symbol -> its book on the way
-        self._asked: dict[str, float] = {}
+        self._stop_asked = False
+        self._told_end = False  # the last line was told after `stop`
+        self._books: dict[str, asyncio.Task[None]] = {}  # symbol -> its book on the way
+        self._asked: dict[str, float] = {}  # symbol -> when last
         self._rest_free: asyncio.Lock | None = None
+        self._rest_from = 0.0  # no request before
         self._socket: ClientConnection | None = None
+        self._fault: asyncio.Future[None] | None = None
         self._heard = 0.0
-        self.past = Past(self, self._append)
-        self.failure: BaseException | None = None
-        self._append(write(OwnLine("capture", venue=stream.market, symbols=list(stream.symbols))))
+        self.past = Past(self, self._lines.put)
+        self._lines.put(write(OwnLine("capture", venue=stream.market, symbols=list(stream.symbols))))
 
     # --- the line's side ----------------------------------------------------------------------------------------------
 
-    def take(self, lines_max: int) -> tuple[list[Line], int, bool]:
-        """(lines, time before which no further line will be stamped, whether none will ever come).
-
-        Raises the error that ended the source's thread, a bug.
-        """
-        with self._lock:
-            if self._lost and len(self._lines) < WAITING_MAX // 2:
-                self._say_lost()
-            taken = [self._lines.popleft() for _ in range(min(lines_max, len(self._lines)))]
-            self._bytes -= sum(len(body) for _, body in taken)
-            self._last_ns = max(self._last_ns, wall_ns())
-            until = self._lines[0][0] if self._lines else self._last_ns
-            ended = self._ended and not self._lines
-        if ended and self.failure is not None:
+    def take(self, lines_max: int) -> Taken:
+        """What waits, at most `lines_max` lines; raises the error that ended the source's thread, a bug."""
+        taken = self._lines.take(lines_max)
+        if taken.resumed:  # what was dropped may have been any book's
+            for symbol in self.stream.symbols:
+                self.resync(symbol)
+        if taken.ended and not taken.lines and self.failure is not None:
             raise self.failure
-        return taken, until, ended
+        return taken
 
     def start(self) -> None:
         """Connect, on a thread of its own; a second call does nothing."""
-        if self._thread is None:
+        if self._thread is None and not self._stop_asked:
             self._thread = threading.Thread(target=self._work, name=f"feed {self.stream.market}", daemon=True)
             self._thread.start()
 
+    def ask_to_stop(self) -> None:
+        """Have the connection closed; what came until then can still be taken, up to the line that tells the end."""
+        self._lines.close()
+        self._stop_asked = True
+        if self._thread is None:
+            self._lines.end()
+        elif self._stopping is not None:
+            self.in_loop(self._stopping.set)
+
     def stop(self) -> None:
-        """Close the connection and wait for the thread's end; what came until then can still be taken."""
-        self.stop_asked = True
-        thread, loop, stopping = self._thread, self._loop, self._stopping
-        if thread is None:
-            self._ended = True
-            return
-        if loop is not None and stopping is not None and not loop.is_closed():
-            with suppress(RuntimeError):  # it closed in between
-                loop.call_soon_threadsafe(stopping.set)
-        thread.join(STOP_TIMEOUT_S)
+        """`ask_to_stop`, and wait for the thread's end."""
+        self.ask_to_stop()
+        if self._thread is not None:
+            self._thread.join(STOP_TIMEOUT_S)
 
-    def in_loop(self, what: Callable[..., object], *args: object) -> None:
-        """Have `what` called on the connection's thread, if it is there."""
-        loop = self._loop
-        if loop is not None and not loop.is_closed():
-            with suppress(RuntimeError):
-                loop.call_soon_threadsafe(what, *args)
-
-    def resync(self, symbol: str) -> None:
-        """Ask for the symbol's book anew, unless it is on its way."""
-        self.in_loop(self._begin_book, symbol)
-
-    def fetch_instruments(self) -> None:
-        """Ask for the symbols' descriptions and keep the answers as lines; blocks; raises FeedError when they cannot be had."""
-        for url in self.stream.instrument_urls():
-            for attempt in range(1, INSTRUMENT_ATTEMPTS + 1):
-                answer = rest.get(url)
-                if self._keep_answer(url, answer):
-                    break
-                if attempt == INSTRUMENT_ATTEMPTS or (400 <= answer.status < 500 and answer.status not in rest.LIMITED):
-                    what = f"status {answer.status}" if answer.status else answer.body.decode(errors="replace")
-                    raise FeedError(f"{self.stream.market}: {url} does not answer ({what}) after {attempt} attempts")
-                time.sleep(answer.after_s or rest.back_off_s(attempt))
+    @property
+    def stop_asked(self) -> bool:
+        return self._stop_asked
 
     @property
     def connected(self) -> bool:
         """A connection stands."""
         return self._socket is not None
 
+    def resync(self, symbol: str) -> None:
+        """Ask for the symbol's book anew, unless it is on its way; without a connection nothing is asked, a new one brings its books."""
+        self.in_loop(self._begin_book, symbol)
+
+    def in_loop(self, function: Any, *args: Any) -> None:
+        if self._loop is not None:
+            with suppress(RuntimeError):  # it is closed
+                self._loop.call_soon_threadsafe(function, *args)
+
+    def fetch_instruments(self, stop: threading.Event) -> None:
+        """Ask for the symbols' descriptions and keep the answers as lines; blocks; raises FeedError when they cannot be had, or at `stop`."""
+        for url in self.stream.instrument_urls():
+            for attempt in range(1, INSTRUMENT_ATTEMPTS + 1):
+                answer = rest.get(url, stop)
+                if answer.status == 200 and self._keep_answer(url, answer):
+                    break
+                after_s = answer.after_s or rest.back_off_s(attempt)
+                last = attempt == INSTRUMENT_ATTEMPTS or (400 <= answer.status < 500 and answer.status not in rest.LIMITED)
+                if last or stop.wait(after_s):
+                    what = f"status {answer.status}" if answer.status else answer.body.decode(errors="replace")
+                    raise FeedError(f"{self.stream.market}: {url} does not answer ({what}) after {attempt} attempts")
+
     # --- lines --------------------------------------------------------------------------------------------------------
 
-    def _append(self, body: bytes, droppable: bool = False) -> None:
-        """Stamp a line and let it wait; a message of the venue for which there is no room is counted as lost."""
-        with self._lock:
-            self._last_ns = max(self._last_ns, wall_ns())
-            if droppable and (self._lost or len(self._lines) >= WAITING_MAX or self._bytes + len(body) > WAITING_BYTES_MAX):
-                self._lost += 1
-                return
-            self._lines.append((self._last_ns, body))
-            self._bytes += len(body)
-        self.woken.set()
+    def _tell(self, action: int, attempt: int = 0, code: int = 0, symbol: str = "", lost: int = 0) -> None:
+        self._told_end = self._stop_asked
+        self._lines.put(self._own(action, attempt, code, symbol, lost))
 
-    def _say_lost(self) -> None:
-        """The lock is held: a line that says how many messages were dropped; every book is asked for anew."""
-        lost, self._lost = self._lost, 0
-        own = OwnLine("connection", action=OVERRUN, connection=self._connection, lost=lost)
-        self._last_ns = max(self._last_ns, wall_ns())
-        self._lines.append((self._last_ns, write(own)))
-        if self._loop is not None and not self._loop.is_closed():
-            for symbol in self.stream.symbols:
-                self._loop.call_soon_threadsafe(self._begin_book, symbol)
+    def _own(self, action: int, attempt: int = 0, code: int = 0, symbol: str = "", lost: int = 0) -> bytes:
+        return write(OwnLine("connection", action=action, connection=self._connection, attempt=attempt, code=code, symbol=symbol, lost=lost))
 
-    def _tell(self, action: int, attempt: int = 0, code: int = 0, symbol: str = "") -> None:
-        self._append(write(OwnLine("connection", action=action, connection=self._connection, attempt=attempt, code=code, symbol=symbol)))
+    def _overrun(self, lost: int) -> bytes:
+        return self._own(OVERRUN, lost=lost)
 
     def _keep_answer(self, url: str, answer: rest.Answer) -> bool:
-        """Keep a good answer as a line; whether it was one."""
-        if answer.status != 200:
-            return False
+        """Keep an answer as a line, if it is JSON; whether it was."""
         try:
-            json.loads(answer.body)
-        except (ValueError, RecursionError):
+            msgspec.json.decode(answer.body)
+        except NO_JSON:
             return False
-        self._append(write(OwnLine("rest", url=url, status=200, body=Raw(_one_line(answer.body)))))
+        self._lines.put(write(OwnLine("rest", url=url, status=200, body=Raw(_one_line(answer.body)))))
         return True
 
     # --- the connection's thread --------------------------------------------------------------------------------------
@@ -189,62 +169,84 @@ class LiveSource:
         except BaseException as error:  # told to whoever takes the last line
             self.failure = error
         finally:
-            with self._lock:
-                self._ended = True
-            self.woken.set()
+            self._lines.end()
 
     async def _keep_up(self) -> None:
         """Connect, and connect again, until `stop`."""
         self._loop, self._stopping, self._rest_free = asyncio.get_running_loop(), asyncio.Event(), asyncio.Lock()
         failed = 0
-        while not self._stopping.is_set() and not self.stop_asked:
+        while not self._stop_asked:
             began = time.monotonic()
             stood = await self._connect_once(failed + 1)
             failed = 1 if stood and time.monotonic() - began >= STABLE_S else failed + 1
             await self._pause(rest.back_off_s(failed))
+        if not self._told_end:  # the last line is as late as the last time that was told, so that the capture tells it too
+            self._tell(DISCONNECTED)
 
     async def _pause(self, seconds: float) -> None:
         assert self._stopping is not None
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), seconds)
 
+    async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """What `work` comes to; None where `stop` comes first, which ends it."""
+        assert self._stopping is not None
+        task, stopping = asyncio.create_task(work), asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait((task, stopping), return_when=asyncio.FIRST_COMPLETED)
+            return task.result() if task.done() else None
+        finally:
+            task.cancel()
+            stopping.cancel()
+            await asyncio.gather(task, stopping, return_exceptions=True)
+
     async def _connect_once(self, attempt: int) -> bool:
         """One connection's whole life; whether it stood at all."""
         self._connection += 1
         self._tell(CONNECTING, attempt)
-        url = self.stream.url()
-        direct: dict[str, Any] = {"proxy": None} if urlsplit(url).hostname in rest.LOOPBACK else {}
+        code, after_s = 0, 0.0
         try:
-            socket = await connect(url, open_timeout=OPEN_TIMEOUT_S, max_size=MESSAGE_BYTES_MAX, max_queue=1024, **direct)
+            socket = await self._unless_stopped(_open(self.stream.url()))
         except InvalidStatus as refused:
-            self._tell(CONNECT_FAILED, attempt, refused.response.status_code)
-            await self._pause(rest.retry_after(refused.response.headers.get("Retry-After", ""), refused.response.status_code))
-            return False
-        except (OSError, WebSocketException, TimeoutError, ValueError):
-            self._tell(CONNECT_FAILED, attempt)
+            socket, code = None, refused.response.status_code
+            after_s = rest.retry_after(refused.response.headers.get("Retry-After", ""), code)
+        except ImportError as error:  # a proxy of the environment that wants a package
+            raise FeedError(f"{self.stream.market}: {error}") from error
+        except (*NETWORK, ValueError):  # the last for an address that is none
+            socket = None
+        if socket is None:
+            self._tell(CONNECT_FAILED, attempt, code)
+            await self._pause(after_s)
             return False
         self._tell(CONNECTED, attempt)
-        await self._follow(socket, attempt)
+        try:
+            await self._follow(socket, attempt)
+        finally:
+            self._tell(DISCONNECTED, attempt, _close_code(socket))
         return True
 
     async def _follow(self, socket: ClientConnection, attempt: int) -> None:
-        """Subscribe, write down what comes, and tell the end."""
+        """Subscribe, and write down what comes, until it ends or is silent for too long, or `stop`."""
         assert self._stopping is not None
         self._socket, self._heard = socket, time.monotonic()
-        tasks = [asyncio.create_task(c) for c in (self._listen(socket, attempt), self._watch(socket), self._stopping.wait())]
+        self._fault = asyncio.get_running_loop().create_future()
+        tasks: list[asyncio.Future[Any]] = [self._fault]
+        tasks += [asyncio.create_task(c) for c in (self._listen(socket, attempt), self._watch(socket), self._stopping.wait())]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._socket = None
-            books = list(self._waiting.values())
-            self._waiting.clear()
+            books = list(self._books.values())
+            self._books.clear()
             self._asked.clear()
-            await _end([*tasks, *books, *self.past.leave()])
-            await _end([asyncio.create_task(socket.close())], timeout_s=2.0)
-            self._tell(DISCONNECTED, attempt, socket.close_code or 0)
+            try:
+                await _end([*tasks, *books, *self.past.leave()])
+            finally:
+                with suppress(*NETWORK):
+                    await socket.close()
 
     async def _listen(self, socket: ClientConnection, attempt: int) -> None:
-        try:
+        with suppress(ConnectionClosed):
             for message in self.stream.greetings():
                 await socket.send(message)
             self._tell(SUBSCRIBED, attempt)
@@ -253,12 +255,10 @@ class LiveSource:
                     self._begin_book(symbol)
             self.past.begin()
             while True:
-                message_bytes = await socket.recv(decode=False)
+                body = await socket.recv(decode=False)
                 self._heard = time.monotonic()
-                if not self.stream.is_pong(message_bytes):
-                    self._append(_one_line(message_bytes), droppable=True)
-        except ConnectionClosed:
-            return
+                if not self.stream.is_pong(body):
+                    self._lines.put(_venues(_one_line(body)), droppable=True)
 
     async def _watch(self, socket: ClientConnection) -> None:
         """Return, which closes the connection, when nothing was heard for `idle_s`; say the venue's own ping meanwhile."""
@@ -267,52 +267,70 @@ class LiveSource:
             await asyncio.sleep(min(1.0, self.stream.idle_s / 10))
             if self.stream.ping_s and time.monotonic() - pinged >= self.stream.ping_s:
                 pinged = time.monotonic()
-                try:
+                with suppress(ConnectionClosed):
                     await socket.send(self.stream.ping())
-                except ConnectionClosed:
-                    return
 
     # --- books --------------------------------------------------------------------------------------------------------
 
     def _begin_book(self, symbol: str) -> None:
         """In the loop: have the symbol's book on its way, once."""
-        task = self._waiting.get(symbol)
+        task = self._books.get(symbol)
         if self._socket is None or (task is not None and not task.done()):
             return
-        self._waiting[symbol] = asyncio.create_task(self._fetch_book(symbol, self._socket))
+        self._books[symbol] = asyncio.create_task(self._fetch_book(symbol, self._socket))
+        self._books[symbol].add_done_callback(self.look_at_task)
+
+    def look_at_task(self, task: asyncio.Task[None]) -> None:
+        """What a task that nobody waits for raised, a bug, ends the connection and with it the source."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None and self._fault is not None and not self._fault.done():
+            self._fault.set_exception(error)
 
     async def _fetch_book(self, symbol: str, socket: ClientConnection) -> None:
         """Ask until the book has come, or the connection ends, which cancels this."""
-        wait = self._asked.get(symbol, 0.0) + RESYNC_SPACING_S - time.monotonic()
-        if wait > 0:
-            await asyncio.sleep(wait)
+        await asyncio.sleep(self._asked.get(symbol, 0.0) + RESYNC_SPACING_S - time.monotonic())
         self._asked[symbol] = time.monotonic()
         url = self.stream.book_url(symbol)
-        if not url:
-            self._tell(RESYNC, 1, 0, symbol)
-            try:
-                for message in self.stream.book_messages(symbol):
-                    await socket.send(message)
-            except ConnectionClosed:
-                pass
+        if url:
+            await self._fetch_by_rest(symbol, url)
             return
+        self._tell(RESYNC, 1, 0, symbol)
+        with suppress(ConnectionClosed):
+            for message in self.stream.book_messages(symbol):
+                await socket.send(message)
+
+    async def _fetch_by_rest(self, symbol: str, url: str) -> None:
         attempt = 0
         while True:
             attempt += 1
-            kept, answer = await self.request(url)
+            answer = await self._request(url)
             self._tell(RESYNC, attempt, answer.status, symbol)
-            if kept:
-                return
+            if answer.status == 200 and self._keep_answer(url, answer):
+                return  # without waiting for anything more: whom this book does not help asks for the next
             await asyncio.sleep(rest.back_off_s(attempt))
 
-    async def request(self, url: str, spacing_s: float = 0.0) -> tuple[bool, rest.Answer]:
-        """(whether it is good, and so among the lines, answer) of a request: one at a time, spaced."""
+    async def _request(self, url: str, spacing_s: float = 0.0) -> rest.Answer:
+        """The answer to a request: one at a time, spaced, none while the venue wants none."""
         assert self._rest_free is not None
         async with self._rest_free:
-            answer = await asyncio.to_thread(rest.get, url)
-            kept = self._keep_answer(url, answer)
-            await asyncio.sleep(answer.after_s or max(spacing_s, REST_SPACING_S))
-        return kept, answer
+            await asyncio.sleep(self._rest_from - time.monotonic())
+            self._rest_from = time.monotonic() + REST_SPACING_S
+            answer = await _get(url)
+            self._rest_from = time.monotonic() + max(answer.after_s, spacing_s, REST_SPACING_S)
+        return answer
+
+    async def request(self, url: str, spacing_s: float) -> tuple[bool, rest.Answer]:
+        """(whether it is good, and so among the lines, answer) of a request for the past."""
+        answer = await self._request(url, spacing_s)
+        return answer.status == 200 and self._keep_answer(url, answer), answer
+
+
+def _close_code(socket: ClientConnection) -> int:
+    """Why a connection ended: what the venue said; where it said nothing (1006), what we told it was wrong, as a message too big."""
+    sent = socket.protocol.close_sent
+    if socket.close_code in (None, ABNORMAL) and sent is not None and sent.code != NORMAL:
+        return int(sent.code)
+    return int(socket.close_code or 0)
 
 
 def _one_line(body: bytes) -> bytes:
@@ -320,13 +338,47 @@ def _one_line(body: bytes) -> bytes:
     return body.replace(b"\r", b" ").replace(b"\n", b" ") if b"\n" in body or b"\r" in body else body
 
 
-async def _end(tasks: list[asyncio.Task[Any]], timeout_s: float = 0.0) -> None:
-    """Let tasks end within `timeout_s`, else cancel them; errors of the network end with them."""
-    if tasks and timeout_s:
-        await asyncio.wait(tasks, timeout=timeout_s)
+def _venues(body: bytes) -> bytes:
+    """A message that looks like a line of our own is told from one."""
+    return b" " + body if body.startswith(MARK) else body
+
+
+async def _open(url: str) -> ClientConnection:
+    direct: dict[str, Any] = {"proxy": None} if urlsplit(url).hostname in rest.LOOPBACK else {}
+    return await connect(
+        url, open_timeout=OPEN_TIMEOUT_S, close_timeout=CLOSE_TIMEOUT_S, max_size=MESSAGE_BYTES_MAX, max_queue=1024, **direct
+    )
+
+
+async def _get(url: str) -> rest.Answer:
+    """`rest.get` for the loop."""
+    loop = asyncio.get_running_loop()
+    answered: asyncio.Future[rest.Answer] = loop.create_future()
+
+    def done(answer: rest.Answer) -> None:
+        with suppress(RuntimeError):  # nobody waits any more: the loop is closed
+            loop.call_soon_threadsafe(_answer, answered, answer)
+
+    request = rest.Request(url, done)
+    request.start()
+    try:
+        async with asyncio.timeout(rest.WHOLE_S):
+            return await answered
+    except TimeoutError:
+        return rest.Answer(0, b"the answer took too long")
+    finally:
+        request.cut()
+
+
+def _answer(answered: asyncio.Future[rest.Answer], answer: rest.Answer) -> None:
+    if not answered.done():
+        answered.set_result(answer)
+
+
+async def _end(tasks: Sequence[asyncio.Future[Any]]) -> None:
+    """End tasks; errors of the network end with them, others are raised."""
     for task in tasks:
         task.cancel()
     for done in await asyncio.gather(*tasks, return_exceptions=True):
-        if isinstance(done, Exception) and not isinstance(done, OSError | WebSocketException | TimeoutError):
+        if isinstance(done, Exception) and not isinstance(done, NETWORK):
             raise done
-

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +33,8 @@ from transport.records import empty
 
 STREAMS: tuple[type[Stream], ...] = (BinanceStream, OkxStream, KrakenStream, CoinbaseStream)
 SYMBOLS_MAX = 100  # of one connection; Binance takes 1,024 streams, three a symbol
+BOOK_LATE_S = 15.0  # after which a book that has not come is asked for again: an answer may have been no book, or a request unheard
+LATE_LOOK_S = 1.0
 
 
 def stream_of(market: str, symbols: Sequence[str], ws_url: str = "", rest_url: str = "") -> Stream:
@@ -38,9 +43,20 @@ def stream_of(market: str, symbols: Sequence[str], ws_url: str = "", rest_url: s
         if market in stream.markets:
             if not symbols or len(symbols) > SYMBOLS_MAX or len(set(symbols)) < len(symbols):
                 raise FeedError(f"{market}: a connection takes 1 to {SYMBOLS_MAX} symbols, each once")
+            for url, schemes in ((ws_url, ("ws", "wss")), (rest_url, ("http", "https"))):
+                if url and not _is_address(url, schemes):
+                    raise FeedError(f"{url!r} is no address that begins with {' or '.join(s + '://' for s in schemes)}")
             return stream(market, symbols, ws_url, rest_url)
     known = ", ".join(m for stream in STREAMS for m in stream.markets)
     raise FeedError(f"no live venue {market!r}; there are {known}")
+
+
+def _is_address(url: str, schemes: Sequence[str]) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 class CaptureWriter:
@@ -52,15 +68,20 @@ class CaptureWriter:
             self._file: Any = gzip.open(path, "xb", 1) if path.suffix == ".gz" else path.open("xb")  # noqa: SIM115
         except OSError as error:
             raise FeedError(f"{path} cannot be written: {error.strerror or error}") from error
+        self._path, self._begun = path, False
 
     def write(self, lines: Sequence[tuple[int, bytes]]) -> None:
+        self._begun = True
         self._file.write(b"".join(b"%d %b\n" % line for line in lines))
 
     def flush(self) -> None:
         self._file.flush()
 
     def close(self) -> None:
+        """May be called twice; a capture that was not begun leaves no file behind, which would be in the next one's way."""
         self._file.close()
+        if not self._begun:
+            self._path.unlink(missing_ok=True)
 
 
 class LiveFeed(CaptureFeed):
@@ -68,16 +89,22 @@ class LiveFeed(CaptureFeed):
 
     kind: ClassVar[str] = "live"
 
-    def __init__(self, source: LiveSource, capture: CaptureWriter | None, instruments: Sequence[Instrument] = ()) -> None:
-        """Asks the venue for its instruments, which blocks; raises FeedError where it does not know a symbol, or does not answer."""
+    def __init__(
+        self, source: LiveSource, capture: CaptureWriter | None, instruments: Sequence[Instrument] = (), stop: threading.Event | None = None
+    ) -> None:
+        """Asks the venue for its instruments, which blocks; raises FeedError where it does not know a symbol, or does not answer, or at `stop`."""
         stream = source.stream
-        source.fetch_instruments()
+        source.fetch_instruments(stop or threading.Event())
         self.source, self._capture = source, capture
-        self._early, _, _ = source.take(BATCH_LINES)  # what tells the instruments
+        self._early = source.take(BATCH_LINES).lines  # what tells the instruments
         self.quiet_ns = 0
         self._history: Callable[[int], Iterator[Rows]] | None = None
         self._over_holes = False
+        self._look_at = 0.0
         configured = {i.symbol: i for i in instruments if i.venue == stream.market}
+        bare = [s for s in stream.symbols if configured and s not in configured]
+        if bare:  # a replay of the capture takes the configuration's instruments alone
+            raise FeedError(f"the configuration describes instruments of {stream.market}, but not {bare[0]}: describe all that are followed, or none")
         described = {symbol: configured.get(symbol, i) for symbol, i in self._described(stream).items()}
         super().__init__(stream.market, [Path(stream.market)], Nanoseconds(), Survey(stream.protocol(), stream.market, described), ())
 
@@ -114,6 +141,7 @@ class LiveFeed(CaptureFeed):
                 yield rows
                 if self.source.stop_asked:
                     break
+        self._known_at = [time.monotonic()] * len(self.instruments)  # of each book, or when it was asked for again
         lines = self._early
         self.source.start()
         ended = False
@@ -122,7 +150,9 @@ class LiveFeed(CaptureFeed):
                 yield from self._take(lines, rows_max)
             else:
                 yield empty(0)
-            lines, self.quiet_ns, ended = self.source.take(BATCH_LINES)
+            lines, self.quiet_ns, ended, _ = self.source.take(BATCH_LINES)
+            self._ask_late()
+        self._give_up()
         if self._capture is not None:
             self._capture.close()
 
@@ -149,6 +179,19 @@ class LiveFeed(CaptureFeed):
     def _ask_again(self, place: int, reason: int) -> None:
         if reason != CONNECTION_LOST:  # a new connection brings its books
             self.source.resync(self.instruments[place].symbol)
+
+    def _ask_late(self) -> None:
+        """Ask again for books that should have come by now."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + LATE_LOOK_S
+        for place, rule in enumerate(self._rules):
+            if not rule.waiting:
+                self._known_at[place] = now
+            elif now - self._known_at[place] > BOOK_LATE_S:
+                self._known_at[place] = now
+                self.source.resync(self.instruments[place].symbol)
 
     def receive_times(self) -> NDArray[np.int64]:
         """None: what has come cannot be read a second time; its capture can."""

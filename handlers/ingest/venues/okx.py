@@ -18,7 +18,7 @@ from handlers.domain.reasons import CONTROL_MESSAGE, UNKNOWN_STREAM, WRONG_TYPE
 from handlers.ingest.decimals import grid_step
 from handlers.ingest.venues.checksums import okx_checksum
 from handlers.ingest.venues.protocol import (
-    NO_CHECK, NOTHING, BookRule, Line, Parsed, Protocol, Refused, refusal, side_of, text_ms_ns, trade_id,
+    NO_CHECK, NO_JSON, NOTHING, BookRule, Line, Parsed, Protocol, Refused, refusal, side_of, text_ms_ns, trade_id,
 )  # fmt: skip
 from handlers.ingest.venues.stream import Stream
 from handlers.ingest.venues.signed import NO_PREVIOUS, SignedRule
@@ -107,7 +107,7 @@ class Okx(Protocol):
     def claims(cls, body: bytes) -> bool:
         try:
             message = _message.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except NO_JSON:
             return False
         return message.arg is not None and bool(message.arg.channel)
 

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Meta, Raw
 
 from handlers.domain.reasons import CONTROL_MESSAGE, WRONG_TYPE
-from handlers.ingest.venues.protocol import NOTHING, Line, Parsed, Refused
+from handlers.ingest.venues.protocol import NO_JSON, NOTHING, Line, Parsed, Refused
 from transport.records import CONNECTION, CONNECTING, JOINED, OVERRUN
 
 MARK = b'{"tickline":'
@@ -59,7 +59,7 @@ def read(body: bytes) -> OwnLine:
     """The line of a body that begins with MARK; raises Refused for one that is damaged."""
     try:
         return _decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except NO_JSON as error:
         raise Refused(WRONG_TYPE, f"a line of the recorder's own: {error}") from None
 
 

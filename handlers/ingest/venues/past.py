@@ -10,10 +10,9 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from handlers.ingest.venues import rest
 from handlers.ingest.venues.own_lines import OwnLine, write
+from handlers.ingest.venues.protocol import NO_JSON
 from handlers.ingest.venues.stream import BARS_MAX, MINUTE_MS
 from transport.clock import wall_ns
 
@@ -73,6 +72,7 @@ class Past:
         task = self._tasks.get(symbol)
         if task is None or task.done():
             self._tasks[symbol] = asyncio.create_task(self._tell(symbol))
+            self._tasks[symbol].add_done_callback(self.source.look_at_task)
 
     async def _tell(self, symbol: str) -> None:
         """Have all of a symbol's past, then say so."""
@@ -104,7 +104,7 @@ class Past:
                 return answer.status or NO_ANSWER
             try:
                 url = stream.more_trades_url(symbol, answer.body)
-            except msgspec.DecodeError:
+            except NO_JSON:
                 return UNREADABLE
         return 0
 

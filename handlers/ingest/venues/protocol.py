@@ -35,6 +35,7 @@ ABSENT = -1
 NO_CHECK = -(2**62)  # a message that is not signed
 NOTHING = Raw(b"")
 PAST = 1  # `previous` of a trade that was asked for
+NO_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what decoding raises for text that is none, or too deep to be a message
 MS = 10**6
 SIDES = {"buy": BUY, "sell": SELL, "Buy": BUY, "Sell": SELL, "b": BUY, "s": SELL}
 # Longest first: FDUSD ends in USD. Suffixes of symbols that price in that currency, where nothing else says it.
@@ -166,7 +167,7 @@ class Scanner(ABC):
 
 
 class Protocol(ABC):
-    """One venue's messages. Raises nothing but Refused from `parse`."""
+    """One venue's messages. `parse` raises nothing but Refused and NO_JSON, whatever the bytes are."""
 
     venue: ClassVar[str]
     markets: ClassVar[tuple[str, ...]] = ()  # `venue` of its instruments, where the venue has several
@@ -183,11 +184,11 @@ class Protocol(ABC):
     @classmethod
     @abstractmethod
     def claims(cls, body: bytes) -> bool:
-        """Whether `body`, a message of a capture that says nothing else of its venue, can only be this one's."""
+        """Whether `body`, a message of a capture that says nothing else of its venue, can only be this one's; never raises."""
 
     @abstractmethod
     def parse(self, line: Line) -> Sequence[Parsed]:
-        """The events of a message, none of them half; raises Refused, msgspec.DecodeError."""
+        """The events of a message, none of them half; raises Refused, one of NO_JSON."""
 
     @property
     def shown(self) -> bool:

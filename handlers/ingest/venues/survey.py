@@ -20,7 +20,7 @@ from handlers.ingest.errors import FeedError, NotAFeedError
 from handlers.ingest.jumps import NO_TIME
 from handlers.ingest.venues.capture_lines import Form
 from handlers.ingest.venues.own_lines import MARK, OwnLine, read
-from handlers.ingest.venues.protocol import Line, Parsed, Places, Protocol, Refused
+from handlers.ingest.venues.protocol import NO_JSON, Line, Parsed, Places, Protocol, Refused
 from transport.instruments import Instrument
 from transport.records import BAR, BOOK_DELTA, BOOK_SNAPSHOT, QUOTE, TRADE
 
@@ -58,6 +58,8 @@ class _Growing(Places):
 def survey_capture(paths: Sequence[Path], form: Form, protocol: Protocol) -> Survey:
     """Read the head of a source's first files with `protocol`; raises NotAFeedError where it shows no market data, UnreadableError."""
     protocol.places = places = _Growing()
+    recorded = _recorded(paths[0])
+    protocol.told_market = recorded.venue if recorded is not None else protocol.told_market
     decimals: dict[int, tuple[int, int]] = {}
     described: dict[str, Instrument] = {}
     unnamed: Line | None = None  # a snapshot that does not say whose it is
@@ -76,15 +78,13 @@ def survey_capture(paths: Sequence[Path], form: Form, protocol: Protocol) -> Sur
                 _widen(decimals, protocol.parse(line))
             except Refused:
                 unnamed = unnamed or (line if snapshot else None)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            except NO_JSON:
                 continue
         if not form.merged:
             break
     for path in paths:
         described |= {i.symbol: i for i in _beside(path, form, protocol)}
-    recorded = _recorded(paths[0])
     if recorded is not None and all(s in described for s in recorded.symbols):  # our own capture: what the session knew
-        protocol.told_market = recorded.venue
         return Survey(protocol, recorded.venue, {s: described[s] for s in recorded.symbols})
     if not decimals or not protocol.shown:
         raise NotAFeedError(f"{paths[0].name} shows no trade, quote or book message of {protocol.venue} in its first {SCAN_LINES} lines")
@@ -134,7 +134,7 @@ def _look_at_unnamed(protocol: Protocol, unnamed: Line | None, decimals: dict[in
     named = protocol.fresh([protocol.infer(symbol, 0, 0) for symbol in protocol.places.known])
     try:
         _widen(decimals, named.parse(unnamed))
-    except (Refused, msgspec.DecodeError):
+    except (Refused, *NO_JSON):
         return
 
 
@@ -143,7 +143,7 @@ def _described(protocol: Protocol, line: Line) -> Iterable[Instrument]:
         return ()
     try:
         return list(protocol.instruments(line))
-    except (msgspec.DecodeError, KeyError, TypeError, ValueError, ArithmeticError, AttributeError):
+    except (*NO_JSON, KeyError, TypeError, ValueError, ArithmeticError, AttributeError):
         return ()  # another answer, or a damaged one: the grid is inferred then
 
 
