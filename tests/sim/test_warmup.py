@@ -363,11 +363,11 @@ def test_a_long_history_can_be_left(tmp_path: Path) -> None:
     market = Market()
     first = market.capture(tmp_path / "first.capture", range(IN_HISTORY))
     stop = threading.Event()
-    stop.set()
     server = VenueServer([[]], market.answer)
     config, origins = configured(tmp_path, warmup__from="parquet", warmup__path=str(first), runtime__chunk_rows=10)
     with server.running():
         done = follow({"binance": ["BTCUSDT"]}, config, origins, tmp_path / "run", base=tmp_path, ws_url=server.ws_url,
-                      rest_url=f"{server.rest_url}/api/v3", stop=stop)  # fmt: skip
+                      rest_url=f"{server.rest_url}/api/v3", stop=stop,
+                      progress=lambda doing, n: stop.set() if doing == "reading the history" else None)  # fmt: skip
     assert 0 < len(market_rows(done.folder)) < 50
     assert not server.connections
