@@ -368,6 +368,6 @@ def test_a_long_history_can_be_left(tmp_path: Path) -> None:
     with server.running():
         done = follow({"binance": ["BTCUSDT"]}, config, origins, tmp_path / "run", base=tmp_path, ws_url=server.ws_url,
                       rest_url=f"{server.rest_url}/api/v3", stop=stop,
-                      progress=lambda doing, n: stop.set() if doing == "reading the history" else None)  # fmt: skip
+                      progress=lambda doing, *_: stop.set() if doing == "reading the history" else None)  # fmt: skip
     assert 0 < len(market_rows(done.folder)) < 50
     assert not server.connections
