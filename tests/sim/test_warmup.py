@@ -145,14 +145,14 @@ def lived(market: Market, script: Sequence[Step], folder: Path, name: str, *, sy
     server, stop = VenueServer([script], market.answer), threading.Event()
 
     def end() -> None:
-        server.played.wait(30)
+        server.played.wait(120)
         time.sleep(0.3)
         stop.set()
 
     with server.running():
         threading.Thread(target=end, daemon=True).start()
         return follow(
-            {"binance": symbols}, config, origins, folder / name, capture=folder / f"{name}.capture", seconds=30, base=folder,
+            {"binance": symbols}, config, origins, folder / name, capture=folder / f"{name}.capture", seconds=150, base=folder,
             ws_url=server.ws_url, rest_url=f"{server.rest_url}/api/v3", stop=stop,
         )  # fmt: skip
 
@@ -161,7 +161,7 @@ def told(market: Market, times: int = 1) -> list[Step]:
     """Go on with the script when REST has answered so often, and that is likely to be taken."""
 
     def wait() -> Sequence[str]:
-        ends = time.monotonic() + 20
+        ends = time.monotonic() + 90
         while market.asked < times:
             assert time.monotonic() < ends
             time.sleep(0.01)
