@@ -92,6 +92,7 @@ class FeaturesConfig(Section, frozen=True):
     ema_slow: Window = 200  # four times the fast, the usual ratio of a crossover
     volatility_window: Window = 200  # as the slow average, so that both turn over together
     depth: Annotated[int, Meta(ge=0, le=32)] = 0  # levels of the book a side in the feature row: a slot more for two of them
+    row_every: Annotated[int, Meta(ge=1, le=2**31)] = 1  # ends of venue events a row of the configured features of events
 
 
 class BarsConfig(Section, frozen=True):
@@ -182,10 +183,10 @@ class StrategyConfig(Section, frozen=True):
 
 
 class IndicatorConfig(Section, frozen=True):
-    """`[[feature]]`: one indicator, computed at each bar that closes."""
+    """`[[feature]]`: one indicator, computed at each bar that closes, or one feature of events, computed at each of them."""
 
     name: Name  # of handlers.features.catalogue
-    params: Params = {}  # the indicator knows its own defaults
+    params: Params = {}  # it knows its own defaults
 
 
 class JournalConfig(Section, frozen=True):

@@ -41,7 +41,7 @@ from engine.tables import (
     columns_of,
 )
 from handlers.domain import reasons
-from handlers.domain.schema import FEATURES, INDICATORS_FROM, LEVEL, schema_id
+from handlers.domain.schema import EVENT_FEATURES_FROM, FEATURES, INDICATORS_FROM, LEVEL, schema_id
 from transport.instruments import MONEY_DECIMALS, Instrument
 from transport.records import ACK, AFTER_FILL, LIMIT_ORDER, NO_INSTRUMENT, POSITION, REC, copied, long_dtype
 
@@ -75,6 +75,11 @@ def _mantissa(step: Decimal) -> tuple[int, int]:
     _, digits, exponent = step.as_tuple()
     assert isinstance(exponent, int)
     return int("".join(map(str, digits))), -exponent
+
+
+SCHEMAS = {  # table of FEATURE rows -> the schema_ids that are its own, from, to before
+    "features": (0, EVENT_FEATURES_FROM), "event_features": (EVENT_FEATURES_FROM, INDICATORS_FROM), "indicators": (INDICATORS_FROM, 2**32),
+}  # fmt: skip
 
 
 class Totals:
@@ -143,18 +148,18 @@ class Converter:
         chosen = copied(rows, np.isin(rows["kind"], KINDS_OF[self.table]))
         if self.table == "pnl":
             chosen = copied(chosen, chosen["action"] == AFTER_FILL)
-        if self.table in ("features", "indicators"):
-            ours = (chosen["schema_id"] >= INDICATORS_FROM) == (self.table == "indicators")
-            return self._long(copied(chosen, ours))
+        if self.table in SCHEMAS:
+            first, behind = SCHEMAS[self.table]
+            return self._long(copied(chosen, (chosen["schema_id"] >= first) & (chosen["schema_id"] < behind)))
         return chosen
 
     def _long(self, slots: Rows) -> Rows:
         """Feature rows, each as one element, of slots that hold whole rows."""
         parts = 1 + max((int(c.field.partition(".")[0].removeprefix("values") or 0) for c in self._values), default=0)
         schema = schema_id((len(self._values) - len(FEATURES)) // len(LEVEL))
-        if self.table == "indicators":
+        if self.table != "features":
             if (slots["count"] != len(self._values)).any() or len(set(slots["schema_id"].tolist())) > 1:
-                raise ExportError(f"indicators of another schema than one of {len(self._values)} values")
+                raise ExportError(f"{self.table} of another schema than one of {len(self._values)} values")
         elif (slots["schema_id"] != schema).any():
             raise ExportError(f"features of another schema than {schema}: this version cannot name their columns")
         if len(slots) % parts or (slots["part"].reshape(-1, parts) != np.arange(parts)).any():

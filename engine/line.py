@@ -17,14 +17,14 @@ from engine.errors import ConfigError
 from engine.loops import CONTROL, DECIDING, LOG_ROWS, STAGES, Line, Logs, Scratch, run_fused
 from engine.observe.histogram import HISTOGRAM
 from engine.sessions import cut_bars_of
-from handlers.contract import INDICATOR_ROW, Handler
+from handlers.contract import EVENT_ROW, INDICATOR_ROW, Handler
 from handlers.domain.book import new_markets
 from handlers.domain.queue import NEVER, push_first
 from handlers.domain.schema import features_of
 from handlers.domain.terms import new_terms
 from handlers.features import stage as features
-from handlers.features.catalogue import INDICATORS
-from handlers.features.declare import FeatureError
+from handlers.features.catalogue import INDICATORS, MICROSTRUCTURE
+from handlers.features.declare import EVENT_INPUT, FeatureError
 from handlers.features.feature_set import FeatureSet
 from handlers.ingest.sequencer import new_sequencer
 from handlers.orders import stage as orders
@@ -77,31 +77,47 @@ class Built:
     terms: np.ndarray[Any, Any]
     held: list[Held]
     indicators: FeatureSet | None
+    events: FeatureSet | None
 
 
 def indicators_of(config: Config) -> FeatureSet | None:
     """What is computed at each bar, None when nothing is; raises ConfigError for a name or a parameter there is not."""
+    return _configured(config, events=False)
+
+
+def event_features_of(config: Config) -> FeatureSet | None:
+    """What is computed at each event, None when nothing is; raises ConfigError as `indicators_of`."""
+    return _configured(config, events=True)
+
+
+def _configured(config: Config, events: bool) -> FeatureSet | None:
+    known = (*INDICATORS, *MICROSTRUCTURE)
+    of_events = {f.name for f in known if f.reads == EVENT_INPUT}
+    wanted = [(f.name, dict(f.params)) for f in config.feature if (f.name in of_events) == events]
     try:
-        return FeatureSet([(f.name, dict(f.params)) for f in config.feature], INDICATORS) if config.feature else None
+        return FeatureSet(wanted, known) if wanted else None
     except FeatureError as error:
         raise ConfigError(f"[[feature]]: {error}") from error
 
 
-def _check_values(wanted: str, handler: Handler, config: Config, indicators: FeatureSet | None) -> None:
+def _check_values(wanted: str, handler: Handler, config: Config, indicators: FeatureSet | None, events: FeatureSet | None) -> None:
     """Raises ConfigError for a strategy that sees more values of a row than there are."""
+    rows = ((INDICATOR_ROW, "indicators", indicators, "[[feature]]"), (EVENT_ROW, "features of events", events, "[[feature]] of events"))
     count = len(features_of(config.features.depth))
-    if handler.values > count and (FEATURE in handler.reads or INDICATOR_ROW not in handler.reads):
+    if handler.values > count and (FEATURE in handler.reads or not {INDICATOR_ROW, EVENT_ROW} & set(handler.reads)):
         raise ConfigError(f"strategy {wanted} sees {handler.values} values of a feature row, which has {count}: raise features.depth")
-    if INDICATOR_ROW in handler.reads:
-        count = len(indicators.columns) if indicators else 0
+    for row, what, made, section in rows:
+        if row not in handler.reads:
+            continue
+        count = len(made.columns) if made else 0
         if not count:
-            raise ConfigError(f"strategy {wanted} reads indicators, and no [[feature]] is configured")
+            raise ConfigError(f"strategy {wanted} reads {what}, and no {section} is configured")
         if handler.values > count:
-            raise ConfigError(f"strategy {wanted} sees {handler.values} values of the indicators' row, which has {count}")
+            raise ConfigError(f"strategy {wanted} sees {handler.values} values of the {what}' row, which has {count}")
 
 
 def load_strategies(
-    config: Config, instruments: Sequence[Instrument], base: Path, indicators: FeatureSet | None = None
+    config: Config, instruments: Sequence[Instrument], base: Path, indicators: FeatureSet | None = None, events: FeatureSet | None = None
 ) -> list[Strategy]:
     """Compile every strategy of the configuration; raises StrategyError or ConfigError naming it."""
     names = {i.name: n for n, i in enumerate(instruments)}
@@ -119,7 +135,7 @@ def load_strategies(
             params = loaded.handler.pack_params(wanted.params)
         except ValueError as error:
             raise StrategyError(f"strategy {wanted.name}: {error}") from error
-        _check_values(wanted.name, loaded.handler, config, indicators)
+        _check_values(wanted.name, loaded.handler, config, indicators, events)
         shared = wanted.scope == "strategy"
         states = new_state(loaded.handler, 1 if shared else max(1, len(places)))
         found.append(Strategy(wanted.name, number, loaded, places, states, params))
@@ -231,11 +247,11 @@ def build_line(config: Config, instruments: Sequence[Instrument], feeds: int, ep
     terms = new_terms(instruments, account.money_decimals, account.maker_fee_bp, account.taker_fee_bp)
     sequencer = new_sequencer(feeds, n, config.line.timer_interval_ms * 1_000_000, epoch, account.at_end == "flatten")
     markets, books = new_markets([i.book == "l3" for i in instruments])
-    indicators = indicators_of(config)
+    indicators, events = indicators_of(config), event_features_of(config)
     rows = features.rows_max(n, indicators, config.bars.of == "quotes")
     if rows > FEATURE_ROWS_MAX:
-        raise ConfigError(f"{n} instruments with {len(config.feature)} indicators make {rows} rows at the end; a line takes {FEATURE_ROWS_MAX}")
-    strategies = load_strategies(config, instruments, base, indicators)
+        raise ConfigError(f"{n} instruments with {len(indicators.placed) if indicators else 0} indicators make {rows} rows at the end; a line takes {FEATURE_ROWS_MAX}")
+    strategies = load_strategies(config, instruments, base, indicators, events)
     limits, line_limits = _limits(config, instruments)
     cut = cut_bars_of(config.bars, instruments)
     line = Line(
@@ -245,7 +261,7 @@ def build_line(config: Config, instruments: Sequence[Instrument], feeds: int, ep
         books=books,
         features=features.new_features(
             n, f.ema_fast, f.ema_slow, f.volatility_window, 0 if cut else config.bars.interval_s * 10**9, config.line.top == "quote",
-            config.line.checkpoint_inputs, f.depth, cut, indicators,
+            config.line.checkpoint_inputs, f.depth, cut, indicators, events, f.row_every,
         ),
         signals=signals.new_signals(_subscriptions(strategies), n),
         risk=risk.new_risk(limits, line_limits, len(strategies), terms),
@@ -263,7 +279,7 @@ def build_line(config: Config, instruments: Sequence[Instrument], feeds: int, ep
     line.control["sample_mask"] = _mask(config.line.latency_sample)
     line.control["log_features"] = config.line.log_features
     line.control["until_ns"] = NEVER
-    return Built(line, tuple(instruments), strategies, terms, _held(config, instruments, terms, limits), indicators)
+    return Built(line, tuple(instruments), strategies, terms, _held(config, instruments, terms, limits), indicators, events)
 
 
 def load_kernels() -> None:

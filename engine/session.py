@@ -19,7 +19,7 @@ from engine.journaling import Batch, Rows, Window
 from engine.line import Built, troubles
 from engine.loops import DECIDING, DONE, FAULT, LOGS_FULL, PACED, SLICE_OVER, WANTS_WINDOW, run_fused
 from engine.watchdog import Inside
-from handlers.contract import INDICATOR_ROW
+from handlers.contract import EVENT_ROW, INDICATOR_ROW
 from handlers.domain import edges
 from handlers.domain.queue import NEVER
 from handlers.ingest.sequencer import RUN, first_refused, open_window, start_timers
@@ -286,7 +286,7 @@ def standstill(built: Built, seconds: float) -> str:
     subs, here = signals.subs[: signals.first[-1]], int(r["instrument_id"])
     if here < len(built.instruments):  # else a timer or a command, which concern every instrument
         subs = subs[signals.first[here] : signals.first[here + 1]]
-    kinds = np.uint64(1 << int(r["kind"]) | 1 << FEATURE | 1 << BAR | 1 << INDICATOR_ROW)
+    kinds = np.uint64(1 << int(r["kind"]) | 1 << FEATURE | 1 << BAR | 1 << INDICATOR_ROW | 1 << EVENT_ROW)
     called = dict.fromkeys(built.strategies[int(s["strategy_id"]) - 1].name for s in subs if s["reads"] & kinds)
     who = f"strategy {' or '.join(called)} does not return" if called else "a loop of the engine does not end"
     return f"the line has not moved for {seconds:g} s at seq {int(r['seq'])}: {who}; the journal is whole up to that input"

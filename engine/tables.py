@@ -100,7 +100,7 @@ _TOP_CELLS = (
 )
 BINANCE_TOPS = (Column("u", "int", "venue_seq"), *_TOP_CELLS)
 KINDS_OF: dict[str, tuple[int, ...]] = {
-    "trades": (TRADE,), "quotes": (QUOTE,), "tops": (), "bars": (BAR,), "features": (FEATURE,), "indicators": (FEATURE,), "signals": (SIGNAL,),
+    "trades": (TRADE,), "quotes": (QUOTE,), "tops": (), "bars": (BAR,), "features": (FEATURE,), "indicators": (FEATURE,), "event_features": (FEATURE,), "signals": (SIGNAL,),
     "orders": (ORDER, CANCEL, AMEND, ACK, REJECT), "fills": (FILL,), "positions": (POSITION,), "pnl": (POSITION,),
 }  # fmt: skip
 COLUMNS: dict[str, tuple[Column, ...]] = {
@@ -129,6 +129,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         *(Column(feature.name, "float", f"values.{i}") for i, feature in enumerate(FEATURES)),
     ),
     "indicators": (*_LINE_TIMES, *_VENUE_TIMES, _INSTRUMENT),
+    "event_features": (*_LINE_TIMES, *_VENUE_TIMES, _INSTRUMENT),
     "signals": (
         *_LINE_TIMES, _INSTRUMENT, _STRATEGY, Column("value", "float", "value"), Column("strength", "float", "strength"),
     ),
@@ -162,9 +163,9 @@ FORMATS = ("csv", "parquet")
 
 
 def columns_of(
-    table: str, instruments: Sequence[Instrument] = (), depth: int = 0, indicators: Sequence[Value] = ()
+    table: str, instruments: Sequence[Instrument] = (), depth: int = 0, values: Sequence[Value] = ()
 ) -> tuple[Column, ...]:
-    """Columns of `table`; features have those of `depth` levels behind their own, indicators those configured. Raises ExportError.
+    """Columns of `table`; features have those of `depth` levels behind their own, indicators and features of events `values`, those configured. Raises ExportError.
 
     The tops of one Binance instrument are `u, bid, bid_qty, ask, ask_qty`.
     """
@@ -175,8 +176,8 @@ def columns_of(
     if table == "features":
         more = enumerate(features_of(depth)[len(FEATURES) :], len(FEATURES))
         return (*COLUMNS[table], *(Column(feature.name, "float", _place(i)) for i, feature in more))
-    if table == "indicators":
-        return (*COLUMNS[table], *(Column(value.name, "float", _place(i), KNOWN) for i, value in enumerate(indicators)))
+    if table in ("indicators", "event_features"):
+        return (*COLUMNS[table], *(Column(value.name, "float", _place(i), KNOWN) for i, value in enumerate(values)))
     return COLUMNS[table]
 
 

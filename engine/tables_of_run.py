@@ -19,7 +19,7 @@ from engine.feed_loops import fold_tops
 from engine.feeds import OpenFeed, open_feeds
 from engine.importing import merged
 from engine.journaling import INPUT_LOG, Batch, Rows
-from engine.line import build_line, indicators_of, sequence_first_words
+from engine.line import build_line, event_features_of, indicators_of, sequence_first_words
 from engine.loops import DECIDING
 from engine.run_folder import Run, open_run
 from engine.session import Session
@@ -34,7 +34,7 @@ FROM_LOG = {"signals": "signals", "positions": "orders", "pnl": "orders"}
 ORDERS_FROM = {  # an order's life: what the exchange reported, what never became an order, what was sent; of one seq in this order
     INPUT_LOG: (ACK, REJECT), "signals": (REJECT,), "risk": (REJECT,), "orders": KINDS_OF["orders"],
 }  # fmt: skip
-RE_EXECUTED = ("bars", "features", "indicators")
+RE_EXECUTED = ("bars", "features", "indicators", "event_features")
 FROM_FEEDS = ("trades", "quotes", "tops", *RE_EXECUTED)
 
 
@@ -56,13 +56,13 @@ def export(sources: Sequence[str], table: str, config: Config, out: Path | None,
         run = open_run(Path(sources[0]))
         rows = _rows_of_run(run, table)
         config = run.config()
-        columns = columns_of(table, run.instruments, config.features.depth, _indicators(config))
+        columns = columns_of(table, run.instruments, config.features.depth, _values(table, config))
         return write_table(rows, table, run.instruments, out, form, config.account.money_decimals, columns)
     feeds, instruments = open_feeds(sources, config.instrument, config.feeds.crossed_quotes)
     if table not in FROM_FEEDS:
         raise EngineError(f"{table} are made by a run: replay the feed first, then export the run's folder")
     if table in RE_EXECUTED:
-        columns = columns_of(table, instruments, config.features.depth, _indicators(config))
+        columns = columns_of(table, instruments, config.features.depth, _values(table, config))
         with table_writer(table, instruments, out, form, columns=columns) as write:
             return _made_of_feeds(feeds, instruments, config, write)
     chunks, _ = merged(feeds, instruments, CHUNK_ROWS)
@@ -70,9 +70,9 @@ def export(sources: Sequence[str], table: str, config: Config, out: Path | None,
     return write_table(rows, table, instruments, out, form)
 
 
-def _indicators(config: Config) -> Sequence[Value]:
-    """The values of the configured indicators."""
-    made = indicators_of(config)
+def _values(table: str, config: Config) -> Sequence[Value]:
+    """The values of the configured indicators, or features of events."""
+    made = event_features_of(config) if table == "event_features" else indicators_of(config)
     return made.columns if made else ()
 
 

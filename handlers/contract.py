@@ -46,7 +46,9 @@ VIEW_FIELDS: list[tuple[str, str]] = [
 ]
 VIEW = np.dtype(VIEW_FIELDS)
 INDICATOR_ROW = 63  # in `reads`: the row of configured indicators at each bar, a FEATURE row of a schema of its own; no record is of this kind
-READABLE = (TRADE, QUOTE, FEATURE, BAR, FILL, TIMER, INDICATOR_ROW)
+EVENT_ROW = 62  # the same of the row of configured features of events
+READABLE = (TRADE, QUOTE, FEATURE, BAR, FILL, TIMER, INDICATOR_ROW, EVENT_ROW)
+ROW_NAMES = {INDICATOR_ROW: "INDICATOR_ROW", EVENT_ROW: "EVENT_ROW"}
 UNREAD = {FORECAST: "there is no source of forecasts yet", SIGNAL: "a strategy's view is for the record"}  # why, where it needs saying
 NO_PARAMS = np.dtype([("unused", "i8")])  # of a step without parameters: nothing at all would have no address
 
@@ -126,7 +128,7 @@ def handler(
     for kind in kinds:
         if kind not in READABLE:
             why = f": {UNREAD[kind]}" if kind in UNREAD else ""
-            names = ", ".join(NAME_OF.get(k, "INDICATOR_ROW") for k in READABLE)
+            names = ", ".join(NAME_OF.get(k) or ROW_NAMES[k] for k in READABLE)
             raise TypeError(f"a step may read {names}, not {NAME_OF.get(kind, kind)}{why}")
     if not 1 <= rows_max <= ROWS_MAX or not 0 <= depth <= DEPTH_MAX:
         raise TypeError(f"rows_max is 1..{ROWS_MAX} and depth 0..{DEPTH_MAX}")

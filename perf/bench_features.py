@@ -1,4 +1,4 @@
-"""What a bar costs: every indicator at once, and each by itself, one bar at a time through its address.
+"""What a bar costs, and an event: every feature of it at once, and each by itself, one input at a time through its address.
 
     python -m perf.bench_features [--small] [--rounds N] [--strict]
 
@@ -18,16 +18,20 @@ from typing import Any
 
 import numpy as np
 
-from handlers.features.catalogue import INDICATORS
-from handlers.features.declare import BAR_INPUT
+from handlers.features.catalogue import INDICATORS, MICROSTRUCTURE
+from handlers.features.declare import BAR_INPUT, EVENT_INPUT, LEVELS_MAX, ON_BOOK, ON_TRADE, Feature
 from handlers.features.feature_set import FeatureSet, update_features
 from perf import harness
 from transport.compiled import kernel
+from transport.records import BUY, SELL
 
 BARS, BARS_SMALL = 100_000, 2_000
 PEER_BARS, PEER_BARS_SMALL = 5_000, 300
+EVENTS = "events"  # who takes events in the result
 TA_WINDOW = 100  # bars handed to TA-Lib each time
 SET_NS_MAX = 1000.0  # of all indicators, a bar
+EVENTS_NS_MAX = 1000.0  # of all features of events, an event
+TRADES = 0.3  # share of events
 SEED = 7
 # talipp's class and arguments, and whether it takes bars; TA-Lib's stream function, its columns and options.
 TALIPP: dict[str, tuple[str, tuple[float, ...], bool]] = {
@@ -74,8 +78,24 @@ def some_bars(count: int) -> np.ndarray[Any, Any]:
     return bars
 
 
-def ns_a_bar(made: FeatureSet, bars: np.ndarray[Any, Any]) -> float:
-    """Nanoseconds a bar of one pass over `bars`; raises WrongAnswer."""
+def some_events(count: int) -> np.ndarray[Any, Any]:
+    """A random walk of ten levels a side in ticks, 1 ms between events, three of ten of them trades at the touch."""
+    draw = np.random.default_rng(SEED)
+    x = np.zeros(count, EVENT_INPUT)
+    x["ts_ns"] = np.cumsum(draw.integers(1, 2_000_000, count))
+    x["kind"] = np.where(draw.random(count) < TRADES, ON_TRADE, ON_BOOK)
+    bid = 100_000 + np.cumsum(draw.integers(-1, 2, count))
+    away = np.arange(LEVELS_MAX)
+    x["bid_ticks"], x["ask_ticks"] = bid[:, None] - away, bid[:, None] + 1 + away
+    x["bid_lots"], x["ask_lots"] = draw.integers(1, 1000, (2, count, LEVELS_MAX))
+    x["mid"] = bid + 0.5
+    x["side"] = draw.choice([BUY, SELL], count)
+    x["price"], x["qty"] = np.where(x["side"] == BUY, bid + 1, bid), draw.integers(1, 200, count)
+    return x
+
+
+def ns_an_input(made: FeatureSet, bars: np.ndarray[Any, Any]) -> float:
+    """Nanoseconds a bar, or an event, of one pass over `bars`; raises WrongAnswer."""
     memory, row = made.new_memory()[0], np.zeros(len(made.columns))
     plan = made.plan
     began_ns = time.thread_time_ns()
@@ -123,14 +143,34 @@ def ns_of_ta_lib(name: str, bars: np.ndarray[Any, Any]) -> float:
     return (time.thread_time_ns() - began_ns) / len(windows)
 
 
+def calls_of(known: Sequence[Feature], who: str, inputs: np.ndarray[Any, Any]) -> dict[tuple[str, str], Callable[[], float]]:
+    """(who, feature), and (who, all) -> one pass over `inputs`."""
+    calls: dict[tuple[str, str], Callable[[], float]] = {}
+    for name, wanted in [*((f.name, [f]) for f in known), ("all", known)]:
+        made = FeatureSet([(f.name, {}) for f in wanted], known)
+        calls[who, name] = lambda made=made: ns_an_input(made, inputs)
+    return calls
+
+
+def check_flow(events: np.ndarray[Any, Any]) -> None:
+    """The lots that the last ten events of the book brought the best level against the levels themselves; raises WrongAnswer."""
+    made = FeatureSet([("order_flow", {"period": 10})], MICROSTRUCTURE).batch(events)[-1, 0]
+    book = events[events["kind"] == ON_BOOK][-11:]
+    due = 0.0
+    for sign, side in ((1, "bid"), (-1, "ask")):
+        price, lots = sign * book[f"{side}_ticks"][:, 0], book[f"{side}_lots"][:, 0]
+        due += sign * (lots[1:][price[1:] >= price[:-1]].sum() - lots[:-1][price[1:] <= price[:-1]].sum())
+    if made != due:
+        raise WrongAnswer(f"the order flow of the last ten events is {made}, not {due}")
+
+
 def measured(small: bool, rounds: int) -> dict[str, dict[str, harness.Spread]]:
-    """Contender -> indicator, or `all`, -> nanoseconds a bar; every indicator once a round."""
+    """Contender -> feature, or `all`, -> nanoseconds a bar, of EVENTS an event; every feature once a round."""
     bars, few = some_bars(BARS_SMALL if small else BARS), some_bars(PEER_BARS_SMALL if small else PEER_BARS)
     check_mean(bars)
-    calls: dict[tuple[str, str], Callable[[], float]] = {}
-    for name, wanted in [*((f.name, [f]) for f in INDICATORS), ("all", INDICATORS)]:
-        made = FeatureSet([(f.name, {}) for f in wanted], INDICATORS)
-        calls["tickline", name] = lambda made=made: ns_a_bar(made, bars)
+    events = some_events(len(bars))
+    check_flow(events)
+    calls = {**calls_of(INDICATORS, "tickline", bars), **calls_of(MICROSTRUCTURE, EVENTS, events)}
     if importlib.util.find_spec("talipp"):
         calls.update({("talipp", name): lambda name=name: ns_of_talipp(name, few) for name in TALIPP})
     if importlib.util.find_spec("talib"):
@@ -149,7 +189,7 @@ def measured(small: bool, rounds: int) -> dict[str, dict[str, harness.Spread]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run, check, print; the small size takes seconds and records nothing."""
-    parser = argparse.ArgumentParser(description="nanoseconds a bar of the indicators")
+    parser = argparse.ArgumentParser(description="nanoseconds a bar of the indicators, and an event of the features of events")
     parser.add_argument("--small", action="store_true", help="a size for the tests")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--strict", action="store_true", help="exit with 1 when the target is missed")
@@ -164,10 +204,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     if not args.small:
         medians = {who: {name: spread.median for name, spread in of.items()} for who, of in found.items()}
-        harness.write_result("features", {"ns_a_bar": medians})
+        harness.write_result("features", {"ns_an_event": medians.pop(EVENTS), "ns_a_bar": medians})
     print(harness.table(["indicator, default parameters", "ns a bar, median [low .. high]", *peers], rows))
+    rows = [[name, spread.text(lambda ns: f"{ns:,.0f}")] for name, spread in found[EVENTS].items()]
+    print(harness.table(["feature of events, default parameters", "ns an event, median [low .. high]"], rows))
     print(f"{harness.machine_text(harness.machine())}; {rounds} rounds, each held against the batch")
-    return harness.judged([harness.Target(f"all {len(INDICATORS)} indicators, a bar", whole.median, SET_NS_MAX, " ns", at_least=False)], args.strict)
+    targets = [
+        harness.Target(f"all {len(INDICATORS)} indicators, a bar", whole.median, SET_NS_MAX, " ns", at_least=False),
+        harness.Target(f"all {len(MICROSTRUCTURE)} features of events, an event", found[EVENTS]["all"].median, EVENTS_NS_MAX, " ns", at_least=False),
+    ]
+    return harness.judged(targets, args.strict)
 
 
 if __name__ == "__main__":

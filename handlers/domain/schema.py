@@ -33,6 +33,7 @@ LEVEL = (
     Value("ask_lots", "lots", "its quantity"),
 )
 INDICATORS_FROM = 1 << 31  # schema_ids from here up are of rows of configured indicators: this and 31 bits of their schema's hash
+EVENT_FEATURES_FROM = 1 << 30  # from here up to that, of rows of configured features of events: this and 30 bits of their schema's hash
 DEPTH_MAX = 32  # levels a side: 136 values in 17 slots
 MID, SPREAD, MICROPRICE, IMBALANCE, OFI, EMA_FAST, EMA_SLOW, VOLATILITY = range(len(FEATURES))
 assert len(FEATURES) == VALUES_PER_SLOT, "the first slot holds these, the levels stand in the slots behind it"
@@ -52,3 +53,8 @@ def schema_id(depth: int) -> int:
 def indicators_id(schema_hash: str) -> int:
     """What a row of the indicators with this schema bears."""
     return INDICATORS_FROM | int(schema_hash[:8], 16) >> 1
+
+
+def event_features_id(schema_hash: str) -> int:
+    """What a row of the features of events with this schema bears."""
+    return EVENT_FEATURES_FROM | int(schema_hash[:8], 16) >> 2

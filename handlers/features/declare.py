@@ -26,15 +26,28 @@ from handlers.domain.schema import Value
 from transport import compiled
 from transport.shells import Attributes, compiled_shell
 
-__all__ = ["BAR_INPUT", "Feature", "FeatureError", "Param", "Value", "feature", "feature_of"]
+__all__ = ["BAR_INPUT", "EVENT_INPUT", "LEVELS_MAX", "ON_BOOK", "ON_TRADE", "Feature", "FeatureError", "Param", "Value", "feature", "feature_of"]
 WINDOW_MAX = 1 << 20  # float64 slots of one feature, 8 MiB an instrument
 VALUES_MAX = 16  # of one feature
+NUMERIC = "handlers.domain.numeric"
 SLOTS = ("slots", "i8")  # heads every state: how long the window behind it is
 BAR_INPUT = np.dtype(
     [
         ("open", "f8"), ("high", "f8"), ("low", "f8"), ("close", "f8"), ("volume", "f8"),
         ("ts_open_ns", "i8"), ("interval_ns", "i8"),
         ("session", "i8"),  # another number when a session begins
+    ]
+)  # fmt: skip
+LEVELS_MAX = 10  # of the book a side in an event
+ON_BOOK, ON_TRADE = 0, 1  # what an event is
+EVENT_INPUT = np.dtype(
+    [
+        ("ts_ns", "i8"),  # the line's time: it never falls
+        ("kind", "i8"),  # ON_BOOK or ON_TRADE
+        ("price", "f8"), ("qty", "f8"), ("side", "i8"),  # of the trade, or of the last one: ticks, lots, BUY, SELL or NO_SIDE
+        ("mid", "f8"),  # ticks; NaN while a side of the book is empty or not known
+        ("bid_ticks", "f8", (LEVELS_MAX,)), ("bid_lots", "f8", (LEVELS_MAX,)),  # best first; 0 lots where there is no level
+        ("ask_ticks", "f8", (LEVELS_MAX,)), ("ask_lots", "f8", (LEVELS_MAX,)),
     ]
 )  # fmt: skip
 _SHELL = '''"""Shell of {name}: made by the engine, read by nobody."""
@@ -172,7 +185,7 @@ def feature(
 
 
 def _uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A copy of `function` that calls the Python form of every kernel it names."""
+    """A copy of `function` that calls the Python form of every kernel it names, but exp, log and erf, which look at bits and have no such form."""
     named = ((name, getattr(function.__globals__.get(name), "py_func", None)) for name in function.__code__.co_names)
-    inner = {name: _uncompiled(kernel) for name, kernel in named if kernel}
+    inner = {name: _uncompiled(kernel) for name, kernel in named if kernel and kernel.__module__ != NUMERIC}
     return types.FunctionType(function.__code__, {**function.__globals__, **inner}, function.__name__, function.__defaults__)

@@ -2,7 +2,8 @@
 
     INPUT ──► (books folded by the runner) ──► bars, feature rows ──► SIGNALS        a row with levels is a long row;
                                           │                                         a feed's own bars are handed on;
-                                          │                                         behind a bar, configured indicators
+                                          │                                         behind a bar, configured indicators;
+                                          │                                         last, the row of configured features of events
                                           └──► a checkpoint every `checkpoint` inputs: the rolling digest of those rows
 """
 
@@ -17,6 +18,7 @@ from handlers.domain.memory import copy_slot, set_slot_word, slot_word, zero_slo
 from handlers.domain.rows import begin, stamp
 from handlers.domain.schema import features_of, schema_id
 from handlers.features.at_bars import Indicators, add_indicators, new_indicators
+from handlers.features.at_events import EventFeatures, add_event, new_event_features
 from handlers.features.bars import (
     BAR_STATE, ON_TIMER, ON_TRADE, BarsState, add_trade, close_bar, cut_quote, cut_trade, end_bar, is_open, new_bars,
 )  # fmt: skip
@@ -28,7 +30,7 @@ from transport.records import (
     TRADE, VALUES_PER_SLOT,
 )  # fmt: skip
 
-CUT = 2  # added to params.top in a run with cut bars
+CUT, EVENTS = 2, 4  # added to params.top in a run with cut bars, with features of events
 ROWS_MAX = 520  # slots of one input: a bar an instrument at a timer or the end of the feed and a checkpoint, else bars and a long row
 INSTRUMENTS_MAX = 512  # half of it with bars of quotes, which come in pairs
 PLAIN = np.uint64(schema_id(0) | len(features_of(0)) << 32)  # schema and count of a row without levels
@@ -38,7 +40,7 @@ _KEY = np.array([(_P1 * (2 * i + 1) ^ (_P2 >> i)) >> 8 & 0x7FFFFFFF | 1 << 30 | 
 
 
 class FeaturesState(NamedTuple):
-    """Arrays of the stage: one FEATURE_STATE and BAR_STATE per instrument, one set of parameters, one rolling digest; cut bars, indicators."""
+    """Arrays of the stage: one FEATURE_STATE and BAR_STATE per instrument, one set of parameters, one rolling digest; cut bars, indicators, features of events."""
 
     features: np.ndarray
     bars: np.ndarray
@@ -46,29 +48,33 @@ class FeaturesState(NamedTuple):
     digest: np.ndarray
     cut: BarsState
     indicators: Indicators
+    events: EventFeatures
 
 
 def new_features(
     instruments: int, ema_fast: int, ema_slow: int, volatility_window: int, bar_ns: int, top_quote: bool, checkpoint: int,
-    depth: int = 0, cut: BarsState | None = None, indicators: FeatureSet | None = None,
+    depth: int = 0, cut: BarsState | None = None, indicators: FeatureSet | None = None, events: FeatureSet | None = None,
+    row_every: int = 1,
 ) -> FeaturesState:  # fmt: skip
     """Windows in events, `bar_ns` > 0, `checkpoint` in inputs, `depth` levels a side in a feature row, 0 to 32.
 
-    `cut` bars are made instead of the plain ones of `bar_ns`, which is then 0. The set of `indicators` must live on.
+    `cut` bars are made instead of the plain ones of `bar_ns`, which is then 0. The sets of `indicators` and of features of
+    `events`, a row of which comes every `row_every` event ends, must live on.
     """
     assert (bar_ns == 0) == (cut is not None)
     params = np.zeros(1, FEATURE_PARAMS)
     params["alpha_fast"], params["alpha_slow"] = 2.0 / (ema_fast + 1), 2.0 / (ema_slow + 1)
     params["alpha_volatility"] = 2.0 / (volatility_window + 1)
-    params["bar_ns"], params["checkpoint"] = bar_ns, checkpoint
-    params["top"] = (TOP_QUOTE if top_quote else TOP_BOOK) + (0 if cut is None else CUT)
+    params["bar_ns"], params["interval_ns"], params["checkpoint"] = 0 if events else bar_ns, bar_ns, checkpoint
+    params["top"] = (TOP_QUOTE if top_quote else TOP_BOOK) + (0 if cut is None else CUT) + (EVENTS if events else 0)
     params["depth"], params["schema"] = depth, schema_id(depth) | len(features_of(depth)) << 32
     rows = max(1, instruments)
     digest = np.zeros(1, DIGEST)
     digest["due"] = checkpoint - 1
     at_bars = new_indicators(indicators, instruments, bar_ns)
     params["indicators"] = at_bars.shape["parts"]
-    return FeaturesState(np.zeros(rows, FEATURE_STATE), np.zeros(rows, BAR_STATE), params, digest, cut or new_bars([]), at_bars)
+    at_events = new_event_features(events, instruments, row_every, top_quote)
+    return FeaturesState(np.zeros(rows, FEATURE_STATE), np.zeros(rows, BAR_STATE), params, digest, cut or new_bars([]), at_bars, at_events)
 
 
 def rows_max(instruments: int, indicators: FeatureSet | None, quotes: bool = False) -> int:
@@ -163,13 +169,13 @@ def after_bar(state, out, n):
 def close_all_bars(state, r, out):
     """Close every open bar, in instrument order."""
     n = 0
-    if state.params[0].bar_ns == 0:
+    if state.params[0].interval_ns == 0:
         for at in range(len(state.cut.open)):
             n = write_bar(state, at, r, out, n)
         return n
     for i in range(len(state.bars)):
         if state.bars[i].trades > 0:
-            close_bar(state.bars[i], state.params[0].bar_ns, out[n])
+            close_bar(state.bars[i], state.params[0].interval_ns, out[n])
             begin(out[n], r, BY_FEATURES, BAR, n)
             out[n].instrument_id = i
             fold_digest(state.digest[0], out[n])
@@ -215,17 +221,17 @@ def pass_bar(state, r, out):
     return after_bar(state, out, 1) if state.params[0].indicators else 1
 
 
-@kernel
-def step_cut(state, m, r, out):
-    """`step_features` of a run with cut bars, at a trade or the end of an event: apart, and its end written twice, so that others pay nothing.
+@kernel(inline=True)
+def add_top(state, m, r, out, n):
+    """The end of `step_features` in a run with cut bars or features of events: the feature row of `r`, if it ends an event of the top.
 
-    What is changed in either is changed in the other: tests/property/test_bars.py compares their rows.
+    Written twice so that others pay nothing: what is changed in either is changed in the other. tests/property/test_bars.py and
+    tests/sim/test_line_events.py compare their rows.
     """
     p = state.params[0]
-    n = cut_bars(state, r, out)
     if not r.flags & EVENT_END:
         return n
-    if p.top == CUT + TOP_BOOK:
+    if not p.top & TOP_QUOTE:
         if not (r.kind == BOOK_DELTA or r.kind == TRADE or r.kind == BOOK_SNAPSHOT) or not two_sided(m):
             return n
         bid, ask, bid_lots, ask_lots = best_price(m, BID), best_price(m, ASK), best_lots(m, BID), best_lots(m, ASK)
@@ -242,6 +248,34 @@ def step_cut(state, m, r, out):
     return n + 1 if p.schema == PLAIN else add_levels(state, m, out, n)
 
 
+@kernel
+def plain_bar(state, r, out):
+    """The bar of `interval_ns` that trade `r` is behind of, with its indicators; returns the rows in `out`."""
+    n = add_trade(state.bars[np.int64(r.instrument_id)], state.params[0].interval_ns, r, out[0])
+    if n == 0:
+        return 0
+    begin(out[0], r, BY_FEATURES, BAR, 0)
+    fold_digest(state.digest[0], out[0])
+    return after_bar(state, out, n) if state.params[0].indicators else n
+
+
+@kernel
+def step_apart(state, m, r, out):
+    """`step_features` of a run with cut bars or features of events, at a trade or the end of an event: apart, so that others pay nothing."""
+    p = state.params[0]
+    if p.interval_ns == 0:
+        n = cut_bars(state, r, out)
+    else:
+        n = plain_bar(state, r, out) if r.kind == TRADE else 0
+    n = add_top(state, m, r, out, n)
+    if p.top < EVENTS:
+        return n
+    after = add_event(state.events, m, r, out, n)
+    for k in range(n, after):
+        fold_digest(state.digest[0], out[k])
+    return after
+
+
 @kernel(inline=True)
 def step_features(state, m, r, out):
     """Rows of one input `r`, whose market record is already folded into `m`; returns how many slots of `out` they take.
@@ -254,7 +288,7 @@ def step_features(state, m, r, out):
     n = 0
     if r.kind == TRADE:
         if p.bar_ns == 0:
-            return step_cut(state, m, r, out)
+            return step_apart(state, m, r, out)
         n = add_trade(state.bars[i], p.bar_ns, r, out[0])
         if n:
             begin(out[0], r, BY_FEATURES, BAR, 0)
@@ -272,7 +306,7 @@ def step_features(state, m, r, out):
             return n
         bid, ask, bid_lots, ask_lots = best_price(m, BID), best_price(m, ASK), best_lots(m, BID), best_lots(m, ASK)
     elif p.top >= CUT:
-        return step_cut(state, m, r, out)
+        return step_apart(state, m, r, out)
     else:
         if not (r.kind == QUOTE or r.kind == TRADE) or m.bid_lots <= 0 or m.ask_lots <= 0:
             return n

@@ -22,11 +22,13 @@ FEATURE_STATE = np.dtype(
 )  # fmt: skip
 FEATURE_PARAMS = np.dtype(
     [
-        ("alpha_fast", "f8"), ("alpha_slow", "f8"), ("alpha_volatility", "f8"), ("bar_ns", "i8"), ("top", "i8"),
+        ("alpha_fast", "f8"), ("alpha_slow", "f8"), ("alpha_volatility", "f8"),
+        ("bar_ns", "i8"), ("top", "i8"),  # bar_ns: of plain bars, 0 where a step is taken apart
         ("checkpoint", "i8"),
         ("depth", "i8"),  # levels a side behind the first eight values
         ("schema", "u8"),  # schema_id and count, as they stand in a row
         ("indicators", "i8"),  # slots of their row behind a bar, 0 = none are configured
+        ("interval_ns", "i8"),  # of plain bars, 0 = bars are cut
     ]
 )  # fmt: skip
 TOP_BOOK, TOP_QUOTE = 0, 1

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from handlers.contract import ACCOUNT_FIELDS, CALLS_MAX, DEPTH_MAX, GUARD_ROWS, INDICATOR_ROW, ROWS_MAX, VALUES_MAX, VIEW
+from handlers.contract import ACCOUNT_FIELDS, CALLS_MAX, DEPTH_MAX, EVENT_ROW, GUARD_ROWS, INDICATOR_ROW, ROWS_MAX, VALUES_MAX, VIEW
 from handlers.domain import edges, reasons
 from handlers.domain.book import NO_LEVEL, best_price, level_at, next_level, two_sided
 from handlers.domain.memory import RAISED, address_of, call_step, copy_line, slot_word, view_at, zero_slot
 from handlers.domain.position import POSITION_STATE, apply_fill_row
 from handlers.domain.rows import stamp
-from handlers.domain.schema import INDICATORS_FROM
+from handlers.domain.schema import EVENT_FEATURES_FROM, INDICATORS_FROM
 from transport.compiled import kernel
 from transport.records import (
     ACCEPTED, ACK, AMENDED, ASK, BID, BUY, BY_SIGNALS, COMMAND, FEATURE, FILL, HEADER_BYTES, INTENT, REJECT, SET_POSITION, SIGNAL,
@@ -286,8 +286,8 @@ def step_signals(state, markets, r, feature_rows, count, out):
             continue
         i = np.int64(row.instrument_id)
         bit = np.uint64(1) << np.uint64(row.kind)
-        if row.kind == FEATURE and row.schema_id >= INDICATORS_FROM:
-            bit = np.uint64(1 << INDICATOR_ROW)
+        if row.kind == FEATURE and row.schema_id >= EVENT_FEATURES_FROM:
+            bit = np.uint64(1 << INDICATOR_ROW) if row.schema_id >= INDICATORS_FROM else np.uint64(1 << EVENT_ROW)
         for k in range(state.first[i], state.first[i + 1]):
             if state.subs[k].reads & bit:
                 n = run_step(state, k, markets[i], row, r, out, n)

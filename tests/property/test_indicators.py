@@ -1,4 +1,4 @@
-"""Every indicator: as Python and as machine code, one bar at a time and all at once, blind to the future, free of drift; and TA-Lib's."""
+"""Every feature, of bars and of events: as Python and as machine code, one input at a time and all at once, blind to the future; TA-Lib's."""
 
 from __future__ import annotations
 
@@ -10,15 +10,23 @@ import numpy as np
 import pytest
 
 from handlers.domain.memory import address_of, view_at
-from handlers.features.catalogue import INDICATORS
-from handlers.features.declare import BAR_INPUT, Feature, Value, feature
+from handlers.features.catalogue import INDICATORS, MICROSTRUCTURE
+from handlers.features.declare import BAR_INPUT, EVENT_INPUT, Feature, Value, feature
 from handlers.features.feature_set import FeatureSet, Placed
 from tests.bars import bars_of, random_bars, series
+from tests.events import random_events, still_events
 from transport.shells import Attributes
 
-EVERY = pytest.mark.parametrize("which", INDICATORS, ids=lambda f: f.name)
-Bars = np.ndarray[Any, Any]
-BYTES = BAR_INPUT.itemsize
+ALL = (*INDICATORS, *MICROSTRUCTURE)
+EVERY = pytest.mark.parametrize("which", ALL, ids=lambda f: f.name)
+BAR_BYTES, EVENT_BYTES = BAR_INPUT.itemsize, EVENT_INPUT.itemsize
+BOTH = pytest.mark.parametrize("known", [INDICATORS, MICROSTRUCTURE], ids=["of bars", "of events"])
+Inputs = np.ndarray[Any, Any]
+
+
+def random_inputs(reads: np.dtype[Any], seed: int, count: int, gaps: float = 0.0) -> Inputs:
+    """Bars or events, as a feature reads; of events a share at which the book is not known."""
+    return random_bars(seed, count) if reads == BAR_INPUT else random_events(seed, count, gaps=gaps)
 
 
 def drawn(which: Feature, seed: int) -> dict[str, float]:
@@ -31,15 +39,15 @@ def drawn(which: Feature, seed: int) -> dict[str, float]:
     return found
 
 
-def plainly(placed: Placed, bars: Bars) -> np.ndarray[Any, Any]:
+def plainly(placed: Placed, inputs: Inputs) -> np.ndarray[Any, Any]:
     """What the step gives as plain Python: shape (n, values)."""
     which = placed.feature
     s, p = Attributes(np.zeros(1, which.state)[0]), Attributes(placed.params[0])
     w = np.zeros(placed.window)
-    rows = np.full((len(bars), len(which.values)), np.nan)
-    for bar, row in zip(bars, rows, strict=True):
+    rows = np.full((len(inputs), len(which.values)), np.nan)
+    for x, row in zip(inputs, rows, strict=True):
         out = np.zeros(len(row))
-        if which.plain(s, w, p, Attributes(bar), out):
+        if which.plain(s, w, p, Attributes(x), out):
             row[:] = out
     return rows
 
@@ -53,45 +61,51 @@ def same_bits(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
 @EVERY
 def test_machine_code_gives_what_python_gives_to_the_last_bit(which: Feature, seed: int) -> None:
     for n, params in enumerate(({}, drawn(which, seed), drawn(which, seed + 1))):
-        made = FeatureSet([(which.name, params)], INDICATORS)
-        bars = random_bars(seed + n, 150)
-        assert same_bits(made.batch(bars), plainly(made.placed[0], bars)), params
+        made = FeatureSet([(which.name, params)], ALL)
+        inputs = random_inputs(which.reads, seed + n, 150, gaps=0.05)
+        assert same_bits(made.batch(inputs), plainly(made.placed[0], inputs)), params
 
 
 @EVERY
 def test_a_value_is_a_number_from_the_end_of_the_warm_up_on(which: Feature, seed: int) -> None:
-    flat = bars_of({"close": [100.0] * 300})
+    bars = which.reads == BAR_INPUT
+    flat = bars_of({"close": [100.0] * 300}) if bars else still_events(seed, 300)
     for n, params in enumerate(({}, *(drawn(which, seed + k) for k in range(5)))):
-        made = FeatureSet([(which.name, params)], INDICATORS)
+        made = FeatureSet([(which.name, params)], ALL)
         before = made.placed[0].warm_up
-        for bars in (random_bars(seed + n, 300), flat):  # a market that does not move too
-            gone = np.isnan(made.batch(bars))
-            assert gone[:before].all() and not gone[before:].any(), (params, before)
-            assert np.isfinite(made.batch(bars)[before:]).all()
+        for inputs in (random_inputs(which.reads, seed + n, 300), flat):  # a market that does not move too
+            gone = np.isnan(made.batch(inputs))
+            assert gone[:before].all(), (params, before)
+            begins = before
+            if not bars:  # whose warm-up is the least that it can be: it counts trades, returns, lots
+                begins = int(np.argmin(gone[:, 0])) if not gone.all() else len(gone)
+            assert np.isfinite(made.batch(inputs)[begins:]).all(), (params, before)
 
 
-def test_one_bar_at_a_time_gives_what_all_at_once_gives_to_the_last_bit(seed: int) -> None:
-    made = FeatureSet([(f.name, {}) for f in INDICATORS], INDICATORS)
-    bars, memory = random_bars(seed, 400), made.new_memory()[0]
-    whole, row = made.batch(bars), np.zeros(len(made.columns))
-    for k in range(len(bars)):
-        made.update(memory, bars[k : k + 1], row)
+@BOTH
+def test_one_input_at_a_time_gives_what_all_at_once_gives_to_the_last_bit(known: tuple[Feature, ...], seed: int) -> None:
+    made = FeatureSet([(f.name, {}) for f in known], known)
+    inputs, memory = random_inputs(made.reads, seed, 400, gaps=0.002), made.new_memory()[0]
+    whole, row = made.batch(inputs), np.zeros(len(made.columns))
+    for k in range(len(inputs)):
+        made.update(memory, inputs[k : k + 1], row)
         assert same_bits(row, whole[k]), k
-    alone = [FeatureSet([(f.name, {})], INDICATORS).batch(bars) for f in INDICATORS]
+    alone = [FeatureSet([(f.name, {})], known).batch(inputs) for f in known]
     assert same_bits(whole, np.concatenate(alone, axis=1))  # no feature sees what stands beside it
 
 
 def moved_by_the_future(made: FeatureSet, seed: int) -> list[int]:
-    """Bars whose values are other ones when every bar after them is changed, of a few drawn; the bars before t, and t's own."""
-    bars = random_bars(seed, 201)  # one more behind what is looked at
-    before = made.batch(bars[:-1])
+    """Inputs whose values are other ones when every input after them is changed, of a few drawn; those before t, and t's own."""
+    inputs = random_inputs(made.reads, seed, 201)  # one more behind what is looked at
+    before = made.batch(inputs[:-1])
     found = []
     for t in np.random.default_rng(seed).integers(60, 199, 8):
-        other = bars.copy()
-        other[t + 1 :] = random_bars(seed + 1, 201)[t + 1 :]
-        for name in ("open", "high", "low", "close", "volume"):
-            other[name][t + 1 :] *= 3.0
-        other["session"][t + 1 :] += 7
+        other = inputs.copy()
+        other[t + 1 :] = random_inputs(made.reads, seed + 1, 201)[t + 1 :]
+        for name in made.reads.names or ():
+            if made.reads[name].base.kind == "f":
+                other[name][t + 1 :] *= 3.0
+        other["session" if made.reads == BAR_INPUT else "ts_ns"][t + 1 :] += 7
         if not same_bits(before[: t + 1], made.batch(other[:-1])[: t + 1]):
             found.append(int(t))
     return found
@@ -99,19 +113,27 @@ def moved_by_the_future(made: FeatureSet, seed: int) -> list[int]:
 
 @EVERY
 def test_no_value_moves_when_everything_after_it_changes(which: Feature, seed: int) -> None:
-    assert not moved_by_the_future(FeatureSet([(which.name, {})], INDICATORS), seed)
+    assert not moved_by_the_future(FeatureSet([(which.name, {})], ALL), seed)
+    assert not moved_by_the_future(FeatureSet([(which.name, drawn(which, seed))], ALL), seed)
 
 
 @feature(reads=BAR_INPUT, values=[Value("peek", "price", "the next close")], window=lambda p: 0, warm_up=lambda p: 0)
 def peeks_ahead(s: Any, w: Any, p: Any, x: Any, out: Any) -> int:
     """Reads past its input, which a step in machine code can: the next bar of the array."""
-    out[0] = view_at(address_of(x) + BYTES, BAR_INPUT).close
+    out[0] = view_at(address_of(x) + BAR_BYTES, BAR_INPUT).close
     return 1
 
 
-def test_a_feature_that_looks_one_bar_ahead_is_caught(seed: int) -> None:
-    made = FeatureSet([("peeks_ahead", {})], [peeks_ahead])
-    assert moved_by_the_future(made, seed)
+@feature(reads=EVENT_INPUT, values=[Value("foresee", "ticks", "the next mid")], window=lambda p: 0, warm_up=lambda p: 0)
+def foresees_the_mid(s: Any, w: Any, p: Any, x: Any, out: Any) -> int:
+    """The same of events."""
+    out[0] = view_at(address_of(x) + EVENT_BYTES, EVENT_INPUT).mid
+    return 1
+
+
+@pytest.mark.parametrize("leak", [peeks_ahead, foresees_the_mid], ids=lambda f: f.name)
+def test_a_feature_that_looks_one_input_ahead_is_caught(leak: Feature, seed: int) -> None:
+    assert moved_by_the_future(FeatureSet([(leak.name, {})], [leak]), seed)
 
 
 ROLLING: dict[str, tuple[str, str, Callable[[np.ndarray[Any, Any]], float]]] = {

@@ -195,9 +195,11 @@ def test_without_pyzmq_there_is_no_target() -> None:
 
 def test_indicators_that_differ_from_their_batch_have_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     made, bars = FeatureSet([("ema", {})], INDICATORS), bench_features.some_bars(50)
-    assert bench_features.ns_a_bar(made, bars) > 0
+    assert bench_features.ns_an_input(made, bars) > 0
     monkeypatch.setattr(FeatureSet, "batch", lambda self, bars: np.zeros((len(bars), 1)))
     with pytest.raises(bench_features.WrongAnswer, match="the last row is not the batch's"):
-        bench_features.ns_a_bar(made, bars)
+        bench_features.ns_an_input(made, bars)
     with pytest.raises(bench_features.WrongAnswer, match="the mean of the last 14 closes is 0"):
         bench_features.check_mean(bars)
+    with pytest.raises(bench_features.WrongAnswer, match="the order flow of the last ten events is 0"):
+        bench_features.check_flow(bench_features.some_events(50))

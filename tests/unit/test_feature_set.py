@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from handlers.domain.schema import FEATURES
-from handlers.features.catalogue import INDICATORS
+from handlers.features.catalogue import INDICATORS, MICROSTRUCTURE
 from handlers.features.declare import BAR_INPUT, Feature, FeatureError, Param, Value, feature
 from handlers.features.feature_set import SET_VALUES_MAX, FeatureSet
 from tests.bars import bars_of, random_bars
@@ -165,9 +165,10 @@ def test_bars_of_another_layout_are_refused() -> None:
 
 
 def test_every_feature_says_what_it_is() -> None:
-    names = [f.name for f in INDICATORS]
+    every = (*INDICATORS, *MICROSTRUCTURE)
+    names = [f.name for f in every]
     assert len(set(names)) == len(names)
     assert not set(names) & {f.name for f in FEATURES}
-    for f in INDICATORS:
+    for f in every:
         assert f.step.__doc__ and len(f.step.__doc__) > 40, f.name
         assert all(v.what for v in f.values), f.name
