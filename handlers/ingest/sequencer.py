@@ -64,6 +64,7 @@ WINDOW = np.dtype(
         ("at", "i8"), ("rows", "i8"),  # next slot, and how many there are
         ("final", "i8"),  # the feed has no window after this one
         ("key_ns", "i8"),  # time of the slot at `at`, which may enter the line; NEVER when the feed has ended
+        ("quiet_ns", "i8"),  # a live feed whose window is used up has no record before this
         ("rank", "i8"),
         ("warm", "i8"),  # the flag WARMUP as the last record before the window bore it
         ("warm_last", "i8"),  # and as the window's own last one does
@@ -115,7 +116,7 @@ def quiet_until(s: Sequencer, feed: int, when: int) -> None:
     """Say that a live feed whose window is used up has no record before `when` (ns): timers and reports need not wait for one."""
     w = s.windows[feed]
     assert w["at"] == w["rows"] and not w["final"], "the feed has a record or has ended"
-    w["key_ns"] = max(int(w["key_ns"]), when)
+    w["quiet_ns"] = max(int(w["quiet_ns"]), when)
 
 
 def start_timers(s: Sequencer, first_ns: int, origin_ns: int = 0) -> None:
@@ -158,7 +159,7 @@ def peek(s, reports):
     for f in range(head.feeds):
         w = s.windows[f]
         if w.at == w.rows and not w.final:
-            starved = min(starved, w.key_ns)
+            starved = min(starved, max(w.key_ns, w.quiet_ns))
         elif w.key_ns < when:
             source, when = f, w.key_ns
     if source == NOTHING and starved == NEVER and head.phase == RECORDS:
@@ -223,7 +224,8 @@ def alone_until(s, f, reports, arrival_due, until_ns):
     before = min(before, arrival_due + 1)
     for g in range(head.feeds):
         if g != f:
-            before = min(before, s.windows[g].key_ns + (g > f))
+            w = s.windows[g]
+            before = min(before, (max(w.key_ns, w.quiet_ns) if w.at == w.rows else w.key_ns) + (g > f))
     return before
 
 
