@@ -325,7 +325,7 @@ def doctor(as_json: Json = False) -> None:
 @app.command()
 def config(config: ConfigFile = None) -> None:
     """Show the configuration as resolved, each value with its origin."""
-    from engine.config import dump
+    from engine.dumped import dump
 
     resolved, origins = _resolve(config, {})
     typer.echo(dump(resolved, origins), nl=False)

@@ -1,13 +1,12 @@
 """The configuration: one frozen tree, read once at start, handed to the parts branch by branch.
 
 A value comes from a flag, else the environment (`TICKLINE__SECTION__KEY`), else the file, else the default below, and `resolve`
-says which. `dump` writes the tree as TOML that reads back to the same tree; without origins that text is canonical, so its hash
+says which. `engine.dumped` writes the tree as TOML that reads back to the same tree; without origins it is canonical, so its hash
 names the configuration of a run. This module loads no kernel: a wrong key is told before anything is compiled.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
@@ -18,12 +17,13 @@ import msgspec
 from msgspec import Meta
 
 from engine.errors import ConfigError
-from engine.layered import OFF, Layers, from_environment, read_file, struct_in
-from transport.instruments import Instrument, plain
+from engine.layered import OFF, Layers, from_environment, read_file
+from transport.instruments import Instrument
 
 ENV_PREFIX = "TICKLINE"
 BUILTIN_STRATEGIES = ("momentum", "mean_reversion")
 MONEY_MAX = 2**62  # half of what int64 holds, so that the sum of two amounts within it cannot wrap
+SPAN_MAX_NS = 366 * 86_400 * 10**9  # of a warm-up: a year
 LOTS_MAX = 2**40  # of one order, and of one position to begin with: times any price in use it still fits int64
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]*$", max_length=64)]
 Params = dict[str, int | float]
@@ -196,6 +196,15 @@ class JournalConfig(Section, frozen=True):
     embed: bool = False  # an imported tape is referred to by hash, not copied
 
 
+class WarmupConfig(Section, frozen=True, rename={"source": "from"}):
+    """`[warmup]`: the history that a live line is fed before it may trade; a replay has its own in its feeds."""
+
+    source: Literal["off", "journal", "parquet", "rest"] = "off"  # a line that knows nothing trades on what comes
+    path: str = ""  # of journal: a run's folder; of parquet: whatever a replay takes
+    span: Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,6}[smhd]$")] = "2h"  # the slow mean of 200 events and a bar many times over
+    on_hole: Literal["stop", "trade"] = "stop"  # what the strategies know is then not what they would know
+
+
 class RuntimeConfig(Section, frozen=True):
     """`[runtime]`: where the line runs; nothing here may change a decision."""
 
@@ -216,6 +225,7 @@ class Config(Section, frozen=True):
     risk: RiskConfig = RiskConfig()
     quality: QualityConfig = QualityConfig()
     journal: JournalConfig = JournalConfig()
+    warmup: WarmupConfig = WarmupConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     instrument: tuple[Instrument, ...] = ()  # used instead of what the tape's prices suggest
     strategy: tuple[StrategyConfig, ...] = ()
@@ -245,8 +255,8 @@ def resolve(
 
 
 def deciding(config: Config) -> Config:
-    """What a run's decisions follow from: where it ran and how it was journaled are put back to their defaults."""
-    return msgspec.structs.replace(config, runtime=RuntimeConfig(), journal=JournalConfig())
+    """What a run's decisions follow from: where it ran, how it was journaled and where its first records came from are put back."""
+    return msgspec.structs.replace(config, runtime=RuntimeConfig(), journal=JournalConfig(), warmup=WarmupConfig())
 
 
 def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
@@ -256,6 +266,7 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
     yield from _wrong_bars(config.bars)
     if len(set(config.runtime.cores)) < len(config.runtime.cores):
         yield "runtime.cores", "a core is named twice"
+    yield from _wrong_warmup(config.warmup)
     yield from _wrong_money(config)
     yield from _wrong_instruments(config.instrument)
     yield from _wrong_strategies(config.strategy)
@@ -281,6 +292,20 @@ def _wrong_bars(bars: BarsConfig) -> Iterator[tuple[str, str]]:
         yield "bars.of", f"bars of quotes are by time or session, not by {bars.by}"
     if bars.adapt_bars and not bars.by.endswith("_imbalance"):
         yield "bars.adapt_bars", f"bars by {bars.by} have no size that adapts"
+
+
+def _wrong_warmup(warmup: WarmupConfig) -> Iterator[tuple[str, str]]:
+    if warmup.source in ("journal", "parquet") and not warmup.path:
+        yield "warmup.from", f'"{warmup.source}" needs warmup.path'
+    elif warmup.path and warmup.source not in ("journal", "parquet"):
+        yield "warmup.path", f'"{warmup.path}" is not read from = "{warmup.source}"'
+    if span_ns(warmup.span) > SPAN_MAX_NS:
+        yield "warmup.span", f'"{warmup.span}" is more than a year'
+
+
+def span_ns(span: str) -> int:
+    """A span as `90s`, `15m`, `2h` or `1d`, in ns."""
+    return int(span[:-1]) * {"s": 1, "m": 60, "h": 3600, "d": 86_400}[span[-1]] * 10**9
 
 
 def _wrong_money(config: Config) -> Iterator[tuple[str, str]]:
@@ -365,78 +390,3 @@ def _wrong_strategies(strategies: tuple[StrategyConfig, ...]) -> Iterator[tuple[
             yield f"strategy.{n}.instruments", 'names no instrument; "*" is all'
         elif "*" in strategy.instruments and len(strategy.instruments) > 1:
             yield f"strategy.{n}.instruments", 'has names beside "*"'
-
-
-def dump(config: Config, origins: Mapping[str, str] | None = None) -> str:
-    """The tree as TOML, each value's origin in a comment; without `origins` the canonical text, equal for equal trees."""
-    out: list[str] = []
-    _dump_table(config, "", "", origins or {}, out)
-    return "\n".join(out).lstrip("\n") + "\n"
-
-
-def values_told(config: Config, origins: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """Every value by its dotted key, as it is written in TOML, with where it came from."""
-
-    def values(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-        if isinstance(value, msgspec.Struct):
-            inner = [(f, getattr(value, f)) for f in value.__struct_fields__]
-        elif isinstance(value, dict):
-            inner = sorted(value.items())
-        elif isinstance(value, tuple) and any(isinstance(v, msgspec.Struct) for v in value):
-            inner = [(str(at), v) for at, v in enumerate(value)]
-        else:
-            yield key, value
-            return
-        for name, each in inner:
-            yield from values(f"{key}.{name}" if key else name, each)
-
-    return {key: (_toml(value), origins.get(key, "default")) for key, value in values("", config)}
-
-
-def _dump_table(table: msgspec.Struct, header: str, at: str, origins: Mapping[str, str], out: list[str]) -> None:
-    """Plain values first: in TOML a key after a sub-table's header would belong to that."""
-    later: list[tuple[str, Any]] = []
-    for field in msgspec.structs.fields(table):
-        name, value = field.name, getattr(table, field.name)
-        if struct_in(field.type) or isinstance(value, dict):
-            later.append((name, value))
-        else:
-            _dump_value(name, value, f"{at}.{name}", origins, out)
-    for name, value in later:
-        title, key = (f"{header}.{name}", f"{at}.{name}") if at else (name, name)
-        if isinstance(value, tuple):
-            for i, entry in enumerate(value):
-                out.append(f"\n[[{title}]]")
-                _dump_table(entry, title, f"{key}.{i}", origins, out)
-        elif isinstance(value, msgspec.Struct):
-            out.append(f"\n[{title}]")
-            _dump_table(value, title, key, origins, out)
-        elif value:
-            out.append(f"\n[{title}]")
-            for param, number in sorted(value.items()):
-                _dump_value(param, number, f"{key}.{param}", origins, out)
-
-
-def _dump_value(name: str, value: Any, key: str, origins: Mapping[str, str], out: list[str]) -> None:
-    bare = name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _quoted(name)
-    origin = origins.get(key)
-    out.append(f"{bare} = {_toml(value)}" + (f"  # {origin}" if origin else ""))
-
-
-def _toml(value: Any) -> str:
-    if value is None:
-        return f'"{OFF}"'
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return _quoted(value)
-    if isinstance(value, Decimal):
-        return plain(value)
-    if isinstance(value, tuple):
-        return f"[{', '.join(_toml(v) for v in value)}]"
-    return repr(value)
-
-
-def _quoted(text: str) -> str:
-    """A TOML basic string: JSON's, and DEL escaped too."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

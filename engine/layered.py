@@ -129,7 +129,7 @@ class Layers:
         if not isinstance(data, dict):
             self.problems.append(f"{at}: expected a table, got {shown(data)} ({self.origin(at)})")
             return None
-        fields = {f.name: f for f in msgspec.structs.fields(kind)}
+        fields = {f.encode_name: f for f in msgspec.structs.fields(kind)}
         for key in data:
             if key not in fields:
                 self._unknown(key, at, fields)
@@ -138,10 +138,10 @@ class Layers:
         for name, field in fields.items():
             key = f"{at}.{name}" if at else name
             if name in data:
-                values[name] = self.value(field.type, data[name], key)
+                values[field.name] = self.value(field.type, data[name], key)
             elif section := struct_in(field.type):
                 if get_origin(field.type) is not tuple:
-                    values[name] = self.struct(section, {}, key)
+                    values[field.name] = self.struct(section, {}, key)
             elif field.required:
                 self.problems.append(f"{key}: is required ({self.origin(at)})")
             else:

@@ -24,6 +24,7 @@ from engine.loops import WANTS_WINDOW
 from engine.observe.progress import Say, silent
 from engine.replay import Replayed, run_feeds
 from engine.session import PACED_HAND_OVER_S, TERMINATED, Session, Terminated, terminable
+from engine.warming import check_streams, warm_up
 from handlers.ingest.errors import FeedError
 from handlers.ingest.sequencer import open_window, quiet_until, start_timers
 from handlers.ingest.venues.live import LiveSource
@@ -96,10 +97,14 @@ class LiveSession(Session):
     def _refill(self) -> None:
         if not self._turn_all():
             self._wait()
+        self._leave_if_asked()  # however busy the feeds are, or long their history
 
     def _wait(self) -> None:
         self._woken.wait(WAIT_S)
         self._woken.clear()
+        self._leave_if_asked()
+
+    def _leave_if_asked(self) -> None:
         if not self._stopped and (self._stop.is_set() or time.monotonic() >= self._until_s):
             self._stopped = True
             for feed in self._feeds:
@@ -150,14 +155,18 @@ def follow(
     if capture is not None and len(wanted) > 1:
         raise FeedError("a capture holds one venue's connection; record each on its own")
     woken, stop = threading.Event(), stop or threading.Event()
-    progress("asking for the instruments", 0)
     streams = [stream_of(venue, symbols, ws_url, rest_url) for venue, symbols in wanted.items()]
+    check_streams(streams, config.warmup)
+    progress("asking for the instruments", 0)
     writer = CaptureWriter(capture) if capture is not None else None
     try:
         with terminable():  # a signal ends it here: there is nothing yet to be ended in order
             live = [LiveFeed(LiveSource(stream, woken), writer, config.instrument, stop) for stream in streams]
         opened = [OpenFeed(f"{f.name}:{','.join(f.source.stream.symbols)}", f.instruments, decoder=f) for f in live]
         feeds, instruments = bound(opened)
+        if config.warmup.source != "off":
+            progress("reading the history", 0)
+            warm_up(live, config.warmup)
 
         def new_session(built: Built, windows: list[Any], take: Callable[[Batch], None], name: str) -> Session:
             return LiveSession(built, windows, take, live, stop, seconds, config.line.timer_origin_ns)

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.config import Config, values_told
+from engine.config import Config
 from engine.cores import check_cores, pinned
+from engine.dumped import values_told
 from engine.errors import LineBroken
 from engine.feeds import OpenFeed, open_feeds
 from engine.journaling import Batch, Rows, RunJournal

@@ -22,7 +22,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from engine.config import Config, deciding, dump, resolve
+from engine.config import Config, deciding, resolve
+from engine.dumped import dump
 from engine.errors import EngineError
 from engine.journaling import INPUT_LOG
 from transport import blobs, compiled

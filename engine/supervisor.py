@@ -20,7 +20,8 @@ from typing import Any, Self
 import msgspec
 import numpy as np
 
-from engine.config import Config, dump
+from engine.config import Config
+from engine.dumped import dump
 from engine.cores import check_cores, pinned
 from engine.errors import LineBroken, LineStopped, WorkerDied
 from engine.journaling import Batch

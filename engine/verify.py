@@ -17,7 +17,8 @@ import msgspec
 import numpy as np
 
 from engine.comparing import Compared, Verdicts, differences, earliest, stopped_there_too, what_is_left
-from engine.config import Config, deciding, dump, resolve
+from engine.config import Config, deciding, resolve
+from engine.dumped import dump
 from engine.errors import ConfigError, LineStopped
 from engine.evidence import Evidence, check_evidence
 from engine.journaling import INPUT_LOG, MarketHash, Rows

@@ -99,6 +99,7 @@ UNKNOWN_STATUS, PRE_OPEN, AUCTION, TRADING, PAUSED, CLOSED, HALT = 0, 1, 2, 3, 4
 
 # --- action of a connection row: a step in the life of a feed's connection ------------------------------------------------
 CONNECTING, CONNECTED, SUBSCRIBED, DISCONNECTED, CONNECT_FAILED, RESYNC, OVERRUN = 1, 2, 3, 4, 5, 6, 7
+JOINED = 8  # what the venue could tell of the time before the stream has been told
 
 MARKET_ORDER, LIMIT_ORDER = 1, 2
 GTC, IOC, FOK = 0, 1, 2

@@ -52,6 +52,8 @@ UNFINISHED_BAR = 142
 BOOK_ID_UNKNOWN = 143
 CONNECTION_LOST = 144
 BEFORE_STREAM = 145
+HISTORY_OVERLAP = 146
+HISTORY_HOLE = 147
 
 # --- 200-299: risk --------------------------------------------------------------------------------------------------------
 POSITION_LIMIT = 201
@@ -132,6 +134,8 @@ DOC: dict[int, str] = {
     BOOK_ID_UNKNOWN: "change of a level of the book that nobody inserted",
     CONNECTION_LOST: "connection ended: nothing is known of its books until a snapshot",
     BEFORE_STREAM: "last trade before the stream began, sent at its start: no trade of now",
+    HISTORY_OVERLAP: "trade that the history before the live feed has already",
+    HISTORY_HOLE: "trades are missing between the history and the live feed",
     POSITION_LIMIT: "position in the instrument could pass its limit",
     TOTAL_POSITION_LIMIT: "quantity held over all instruments could pass its limit",
     NOTIONAL_LIMIT: "notional of the instrument could pass its limit",

@@ -26,7 +26,7 @@ from handlers.domain.queue import NEVER, Queue, first, new_queue, pop, push
 from transport.compiled import kernel
 from transport.records import (
     ASK, BAR, BID, BOOK_DELTA, BOOK_SNAPSHOT, BY_INGEST, CANCEL_ALL, CLEAR, COMMAND, CONNECTION, END_OF_FEED, EVENT_END, FEED_BASE,
-    FLATTEN, NO_INSTRUMENT, QUOTE, SLOT_BYTES, TIMER, empty,
+    FLATTEN, NO_INSTRUMENT, QUOTE, SLOT_BYTES, TIMER, WARMUP, empty,
 )  # fmt: skip
 
 FEEDS_MAX = 64
@@ -64,7 +64,10 @@ WINDOW = np.dtype(
         ("at", "i8"), ("rows", "i8"),  # next slot, and how many there are
         ("final", "i8"),  # the feed has no window after this one
         ("key_ns", "i8"),  # time of the slot at `at`, which may enter the line; NEVER when the feed has ended
+        ("quiet_ns", "i8"),  # a live feed whose window is used up has no record before this
         ("rank", "i8"),
+        ("warm", "i8"),  # the flag WARMUP as the last record before the window bore it
+        ("warm_last", "i8"),  # and as the window's own last one does
     ]
 )  # fmt: skip
 RUN = np.dtype([("source", "i8"), ("first", "i8"), ("count", "i8"), ("seq", "i8")])
@@ -103,6 +106,7 @@ def open_window(s: Sequencer, feed: int, rows: np.ndarray, first: int, final: bo
     w = s.windows[feed]
     assert w["at"] == w["rows"], "the window before this one is not used up"
     last = int(w["key_ns"]) if w["key_ns"] != NEVER else -NEVER
+    w["warm"] = w["warm_last"]
     w["address"] = rows.ctypes.data if len(rows) else 0
     w["first"], w["at"], w["rows"], w["final"], w["key_ns"] = first, 0, len(rows), final, last
     seek_first(s, feed)
@@ -112,7 +116,7 @@ def quiet_until(s: Sequencer, feed: int, when: int) -> None:
     """Say that a live feed whose window is used up has no record before `when` (ns): timers and reports need not wait for one."""
     w = s.windows[feed]
     assert w["at"] == w["rows"] and not w["final"], "the feed has a record or has ended"
-    w["key_ns"] = max(int(w["key_ns"]), when)
+    w["quiet_ns"] = max(int(w["quiet_ns"]), when)
 
 
 def start_timers(s: Sequencer, first_ns: int, origin_ns: int = 0) -> None:
@@ -155,7 +159,7 @@ def peek(s, reports):
     for f in range(head.feeds):
         w = s.windows[f]
         if w.at == w.rows and not w.final:
-            starved = min(starved, w.key_ns)
+            starved = min(starved, max(w.key_ns, w.quiet_ns))
         elif w.key_ns < when:
             source, when = f, w.key_ns
     if source == NOTHING and starved == NEVER and head.phase == RECORDS:
@@ -220,7 +224,8 @@ def alone_until(s, f, reports, arrival_due, until_ns):
     before = min(before, arrival_due + 1)
     for g in range(head.feeds):
         if g != f:
-            before = min(before, s.windows[g].key_ns + (g > f))
+            w = s.windows[g]
+            before = min(before, (max(w.key_ns, w.quiet_ns) if w.at == w.rows else w.key_ns) + (g > f))
     return before
 
 
@@ -286,10 +291,22 @@ def first_refused(rows, instruments):
 
 
 @kernel
+def warm_at(head, w, end, before):
+    """The flag WARMUP of the last record let in from the first `end` slots of window `w`, `before` where none was."""
+    for i in range(end - 1, -1, -1):
+        r = slot_at(w.address + i * SLOT_BYTES)
+        if refusal(r, head.instruments) == 0:
+            return np.int64(r.flags & WARMUP)
+    return np.int64(before)
+
+
+@kernel
 def seek_first(owned, feed):
-    """`seek` for Python, after it has opened a window."""
+    """`seek` for Python, after it has opened a window, and whether that ends in history."""
     s = borrow(owned)
-    seek(s, s.windows[feed])
+    w = s.windows[feed]
+    w.warm_last = warm_at(s.head[0], w, w.rows, w.warm)
+    seek(s, w)
 
 
 @kernel(inline=True)
@@ -310,6 +327,20 @@ def admit_feed(s, f, r):
     row = w.first + w.at
     take_next(s, w, r)
     note_run(s, f, row, 1, r.seq)
+
+
+@kernel
+def in_warmup(s):
+    """WARMUP while the last record of some feed was of its history, else 0: nobody is to trade on a timer in there.
+
+    Asked at timers alone, and of what was let in, however it was cut into windows: a re-execution finds the same.
+    """
+    head = s.head[0]
+    for f in range(head.feeds):
+        w = s.windows[f]
+        if warm_at(head, w, w.at, w.warm):
+            return np.int64(WARMUP)
+    return np.int64(0)
 
 
 @kernel(inline=True)
@@ -347,7 +378,7 @@ def admit_own(s, reports, source, when, r):
     if source == A_TIMER:
         zero_slot(r)
         r.kind = TIMER
-        r.flags = EVENT_END
+        r.flags = EVENT_END | in_warmup(s)
         r.source_id = BY_INGEST
         r.instrument_id = NO_INSTRUMENT
         r.due_ns = r.ts_recv_ns = when

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from engine.config import Config, BarsConfig, IndicatorConfig, LineConfig, StrategyConfig, dump
+from engine.config import Config, BarsConfig, IndicatorConfig, LineConfig, StrategyConfig
+from engine.dumped import dump
 from engine.errors import ConfigError
 from engine.line import FEATURE_ROWS_MAX, build_line, indicators_of, sequence_first_words
 from engine.loops import DECIDING
@@ -149,7 +150,7 @@ def test_a_strategy_reads_the_indicators_and_one_that_reads_features_is_not_show
 
 def test_a_bar_counts_once_and_only_of_the_configured_interval() -> None:
     made = indicators_of(Config(feature=(IndicatorConfig("obv"),)))
-    state = new_features(1, 5, 20, 10, SECOND_NS, False, 4096, indicators=made)
+    state = new_features(1, 5, 20, 10, SECOND_NS, False, 4096, 0, indicators=made)
     markets, _ = new_markets([False])
     out, told = empty(ROWS_MAX), []
     for opened, interval in ((0, 1), (0, 1), (1, 60), (2, 1), (1, 1), (3, 1)):
@@ -163,7 +164,7 @@ def test_the_schema_that_rows_bear_is_another_with_another_set() -> None:
     ids = set()
     for period in (3, 4):
         made = indicators_of(Config(feature=(IndicatorConfig("sma", {"period": period}),)))
-        shape = new_features(1, 5, 20, 10, SECOND_NS, False, 4096, indicators=made).indicators.shape[0]
+        shape = new_features(1, 5, 20, 10, SECOND_NS, False, 4096, 0, indicators=made).indicators.shape[0]
         ids.add(int(shape["schema"]) & 0xFFFFFFFF)
     assert len(ids) == 2 and min(ids) >= INDICATORS_FROM > schema_id(32)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.config import Config, FeaturesConfig, StrategyConfig, dump, resolve
+from engine.config import Config, FeaturesConfig, StrategyConfig, resolve, span_ns
+from engine.dumped import dump, values_told
 from engine.errors import ConfigError
 from engine.layered import key_lines
 
@@ -302,3 +304,34 @@ def test_lines_are_found_through_nested_lists_and_quoted_keys() -> None:
     assert lines["a.1.x"] == 8
     assert lines["a.1.b.0.y"] == 10
     assert lines["c.d.e.f"] == 12
+
+
+def test_warmup_is_told_by_the_key_from_and_reads_back() -> None:
+    config, origins = resolve(None, {"warmup.from": "journal", "warmup.path": "runs/7"}, {"TICKLINE__WARMUP__SPAN": "90s"})
+    assert (config.warmup.source, config.warmup.path, config.warmup.span) == ("journal", "runs/7", "90s")
+    assert (origins["warmup.from"], origins["warmup.span"]) == ("flag", "env TICKLINE__WARMUP__SPAN")
+    assert values_told(config, origins)["warmup.from"] == ('"journal"', "flag")
+    assert 'from = "journal"  # flag' in dump(config, origins)
+
+
+@pytest.mark.parametrize(("span", "ns"), [("90s", 90), ("15m", 900), ("2h", 7200), ("1d", 86_400)])
+def test_a_span_is_a_number_and_a_unit(span: str, ns: int) -> None:
+    assert span_ns(span) == ns * 10**9
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"warmup.from": "journal"}, 'warmup.from: "journal" needs warmup.path'),
+        ({"warmup.path": "run"}, 'warmup.path: "run" is not read from = "off"'),
+        ({"warmup.from": "rest", "warmup.path": "run"}, 'warmup.path: "run" is not read from = "rest"'),
+        ({"warmup.span": "367d"}, 'warmup.span: "367d" is more than a year'),
+        ({"warmup.span": "0h"}, 'warmup.span = "0h": expected'),
+        ({"warmup.source": "rest"}, "warmup.source: unknown key"),
+        ({"warmup.from": "jurnal"}, "did you mean journal?"),
+        ({"warmup.on_hole": "ignore"}, "expected stop or trade"),
+    ],
+)
+def test_warmup_that_makes_no_sense_is_refused(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        resolve(None, given)

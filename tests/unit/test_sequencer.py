@@ -11,7 +11,7 @@ from tests.sequencing import Intake, kinds_and_times, trades
 from tests.stages import slots
 from transport.records import (
     ACK, ADD, ASK, BAR, BOOK_DELTA, BOOK_SNAPSHOT, BY_EXCHANGE, BY_INGEST, CANCEL_ALL, CLEAR, COMMAND, CONNECTION, END_OF_FEED, FEED_BASE,
-    FILL, INTENT, KINDS, NAME_OF, NO_INSTRUMENT, ORDER, QUOTE, TIMER, TRADE, copied,
+    EVENT_END, FILL, INTENT, KINDS, NAME_OF, NO_INSTRUMENT, ORDER, QUOTE, TIMER, TRADE, WARMUP, copied,
 )  # fmt: skip
 
 HOUR, DAY = 3_600 * 10**9, 86_400 * 10**9
@@ -76,8 +76,8 @@ def test_timers_and_reports_of_a_quiet_live_feed_come_up_to_the_time_it_is_quiet
     intake.answer(400)
     told = kinds_and_times(log_of(intake))
     assert told == [
-        (TRADE, 100), (TRADE, 150), (TIMER, 200), (ACK, 250), (TIMER, 300), (TIMER, 400), (ACK, 400),
-        (TRADE, 400), (TRADE, 401),  # what comes in spite of the promise bears the time that was promised
+        (TRADE, 100), (TRADE, 150), (TIMER, 200), (ACK, 250), (TIMER, 300),
+        (TRADE, 390), (TIMER, 400), (ACK, 400), (TRADE, 401),  # what comes in spite of the promise bears its own time, as the journal has it
     ]  # fmt: skip
 
 
@@ -265,3 +265,16 @@ def test_report_after_the_feeds_have_ended_has_all_timers_before_it() -> None:
     intake.timers_from(100)
     intake.answer(100 + 90 * DAY)
     assert len(due_of(intake)) == 90
+
+
+def test_a_timer_bears_warmup_from_the_first_record_of_a_feeds_history_to_the_first_that_is_none() -> None:
+    history, live = trades([100, 250], flags=EVENT_END | WARMUP), trades([450, 700])
+    refused = trades([260], flags=EVENT_END, kind=FILL)
+    for windows in ([history, live], [np.concatenate([history.view("V128"), live.view("V128")]).view(history.dtype)],
+                    [history, refused, 400, live], [history[:1], 240, history[1:], refused[:0], live]):  # fmt: skip
+        intake = Intake([windows, [trades([120, 800], 1)]], timer_ns=100)
+        intake.timers_from(100)
+        rows = log_of(intake)
+        timers = rows[rows["kind"] == TIMER]
+        told = dict(zip(timers["ts_seq_ns"].tolist(), (timers["flags"] & WARMUP).tolist(), strict=True))
+        assert told == {200: WARMUP, 300: WARMUP, 400: WARMUP, 500: 0, 600: 0, 700: 0, 800: 0}

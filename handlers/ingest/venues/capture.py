@@ -22,20 +22,23 @@ from numpy.typing import NDArray
 
 from handlers.domain import reasons
 from handlers.domain.reasons import (
-    BEFORE_STREAM, BROKEN_LINE, CONNECTION_LOST, CONTROL_MESSAGE, DEPTH_REFUSED, DEPTH_REPEATED, DEPTH_STALE, HELD_OVERFLOW, SEQUENCE_GAP,
-    SNAPSHOT_STALE, TRUNCATED, UNFINISHED_BAR, UNKNOWN_STREAM, UNKNOWN_SYMBOL, UNREADABLE,
+    BEFORE_STREAM, BROKEN_LINE, CONNECTION_LOST, CONTROL_MESSAGE, DEPTH_REFUSED, DEPTH_REPEATED, DEPTH_STALE, HELD_OVERFLOW, HISTORY_HOLE,
+    SEQUENCE_GAP, SNAPSHOT_STALE, TRUNCATED, UNFINISHED_BAR, UNKNOWN_STREAM, UNKNOWN_SYMBOL, UNREADABLE,
 )  # fmt: skip
 from handlers.ingest.blocks import read_line_lists
 from handlers.ingest.errors import FeedError, TruncatedError
 from handlers.ingest.feed import Feed, Rows, choose_instruments, split_at_events
 from handlers.ingest.jumps import JUMP_NS, NO_TIME, JumpRule, Times
 from handlers.ingest.venues.capture_lines import Form
+from handlers.ingest.venues.joining import Joining
 from handlers.ingest.venues.levels import MESSAGE, grid_table, rows_bound, text_spans, write_rows
-from handlers.ingest.venues.own_lines import LIFE_URL, life
+from handlers.ingest.venues.own_lines import HISTORY_URL, LIFE_URL, life, read
 from handlers.ingest.venues.protocol import APPLY, BREAK, NO_JSON, REPEATED, STALE, BookRule, Parsed, Protocol, Refused
 from handlers.ingest.venues.survey import Survey
 from transport.instruments import Instrument
-from transport.records import BOOK_DELTA, BOOK_SNAPSHOT, CONNECTION, DISCONNECTED, EVENT_END, GAP, OVERRUN, copied, empty
+from transport.records import (
+    BOOK_DELTA, BOOK_SNAPSHOT, CONNECTION, DISCONNECTED, EVENT_END, GAP, JOINED, OVERRUN, TRADE, WARMUP, copied, empty,
+)  # fmt: skip
 
 BATCH_LINES = 4096
 _NO_TEXT = np.zeros(0, np.uint8)
@@ -98,6 +101,7 @@ class CaptureFeed(Feed):
         self._protocol: Protocol = self.survey.protocol.fresh(self.instruments)
         self._rules: list[BookRule] = [self._protocol.rule(place, i) for place, i in enumerate(self.instruments)]
         self._held = [HeldDepth() for _ in self.instruments]
+        self._joining = Joining(self)
         self._scanner = self._protocol.scanner()
         self._grid = grid_table(self.ids, self.source_id, [(i.tick, i.lot) for i in self.instruments])
 
@@ -198,6 +202,10 @@ class CaptureFeed(Feed):
         """Events of a line; where it has none to be read, nothing, or that every book is in doubt."""
         try:
             split = self.form.split(line, recv)
+            if split.url == HISTORY_URL:
+                own = read(split.body)
+                self._joining.expect(self._protocol.places.of(own.symbol), own)
+                return ()
             return (life(split, self._protocol.places.known),) if split.url == LIFE_URL else self._protocol.parse(split)
         except Refused as refused:
             reason, what = refused.reason, str(refused)
@@ -212,14 +220,26 @@ class CaptureFeed(Feed):
         buffer = np.frombuffer(bytearray(before.tobytes() + text), np.uint8) if text or not len(before) else before
         rows = empty(rows_bound(buffer.tobytes(), len(messages)))
         used = write_rows(buffer, np.ascontiguousarray(spans), messages, self._grid, rows)
-        yield from self._let_through(messages, rows[:used])
+        for passed in self._let_through(messages, rows[:used]):
+            if self._joining.warming:
+                passed["flags"] |= WARMUP
+            yield passed
 
     def _let_through(self, messages: Rows, rows: Rows) -> Iterator[Rows]:
         """Cut out what was refused or must wait; all else passes as it is, in long runs."""
         watched = (messages["refused"] != 0) | np.isin(messages["kind"], WATCHED)
+        if self._joining.joins:
+            watched |= (messages["kind"] == TRADE) & np.isin(messages["place"], list(self._joining.joins))
         begin = 0
         for m in messages[watched]:
             start, stop = int(m["start"]), int(m["stop"])
+            if m["kind"] == TRADE or (m["kind"] == CONNECTION and m["side"] == JOINED):
+                yield rows[begin:start]
+                begin = stop
+                if m["refused"]:
+                    yield from self._refuse(m)
+                yield from self._joining.step(m, rows[start:stop])
+                continue
             if m["kind"] == CONNECTION or m["kind"] == GAP:
                 yield rows[begin:stop]
                 begin = stop
@@ -338,6 +358,17 @@ class CaptureFeed(Feed):
             self.count(reason, f"line {int(m['line']) + 1}: expected {expected}, got {got}")
         self._ask_again(place, reason)
         return row
+
+    def tell_hole(self, m: np.void, expected: int, got: int) -> Rows:
+        """Between the history and message `m` trades are missing, and who knows what else: a GAP record, and the book is asked for."""
+        self._rules[m["place"]].lose()
+        return self._gap(m, HISTORY_HOLE, expected, got)
+
+    def ask_past(self, place: int, after_ns: int) -> None:
+        """Trades are missing after `after_ns` of the venue's clock (0: from the beginning): a live feed asks for them."""
+
+    def hole_stays(self, place: int, why: str) -> None:
+        """They cannot be had. What is recorded goes on as its session did; a live feed may raise FeedError."""
 
     def _ask_again(self, place: int, reason: int) -> None:
         """A book was lost: a live feed asks the venue for it."""

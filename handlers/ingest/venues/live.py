@@ -28,6 +28,7 @@ from handlers.ingest.errors import FeedError
 from handlers.ingest.venues import rest
 from handlers.ingest.venues.live_lines import Taken, WaitingLines
 from handlers.ingest.venues.own_lines import MARK, OwnLine, write
+from handlers.ingest.venues.past import Past
 from handlers.ingest.venues.protocol import NO_JSON
 from handlers.ingest.venues.stream import Stream
 from transport.records import CONNECT_FAILED, CONNECTED, CONNECTING, DISCONNECTED, OVERRUN, RESYNC, SUBSCRIBED
@@ -69,6 +70,7 @@ class LiveSource:
         self._socket: ClientConnection | None = None
         self._fault: asyncio.Future[None] | None = None
         self._heard = 0.0
+        self.past = Past(self, self._lines.put)
         self._lines.put(write(OwnLine("capture", venue=stream.market, symbols=list(stream.symbols))))
 
     # --- the line's side ----------------------------------------------------------------------------------------------
@@ -96,7 +98,7 @@ class LiveSource:
         if self._thread is None:
             self._lines.end()
         elif self._stopping is not None:
-            self._in_loop(self._stopping.set)
+            self.in_loop(self._stopping.set)
 
     def stop(self) -> None:
         """`ask_to_stop`, and wait for the thread's end."""
@@ -104,11 +106,20 @@ class LiveSource:
         if self._thread is not None:
             self._thread.join(STOP_TIMEOUT_S)
 
+    @property
+    def stop_asked(self) -> bool:
+        return self._stop_asked
+
+    @property
+    def connected(self) -> bool:
+        """A connection stands."""
+        return self._socket is not None
+
     def resync(self, symbol: str) -> None:
         """Ask for the symbol's book anew, unless it is on its way; without a connection nothing is asked, a new one brings its books."""
-        self._in_loop(self._begin_book, symbol)
+        self.in_loop(self._begin_book, symbol)
 
-    def _in_loop(self, function: Any, *args: Any) -> None:
+    def in_loop(self, function: Any, *args: Any) -> None:
         if self._loop is not None:
             with suppress(RuntimeError):  # it is closed
                 self._loop.call_soon_threadsafe(function, *args)
@@ -229,7 +240,7 @@ class LiveSource:
             self._books.clear()
             self._asked.clear()
             try:
-                await _end([*tasks, *books])
+                await _end([*tasks, *books, *self.past.leave()])
             finally:
                 with suppress(*NETWORK):
                     await socket.close()
@@ -242,6 +253,7 @@ class LiveSource:
             for symbol in self.stream.symbols:
                 if self.stream.book_url(symbol):
                     self._begin_book(symbol)
+            self.past.begin()
             while True:
                 body = await socket.recv(decode=False)
                 self._heard = time.monotonic()
@@ -266,9 +278,9 @@ class LiveSource:
         if self._socket is None or (task is not None and not task.done()):
             return
         self._books[symbol] = asyncio.create_task(self._fetch_book(symbol, self._socket))
-        self._books[symbol].add_done_callback(self._look_at_book)
+        self._books[symbol].add_done_callback(self.look_at_task)
 
-    def _look_at_book(self, task: asyncio.Task[None]) -> None:
+    def look_at_task(self, task: asyncio.Task[None]) -> None:
         """What a task that nobody waits for raised, a bug, ends the connection and with it the source."""
         error = None if task.cancelled() else task.exception()
         if error is not None and self._fault is not None and not self._fault.done():
@@ -288,19 +300,29 @@ class LiveSource:
                 await socket.send(message)
 
     async def _fetch_by_rest(self, symbol: str, url: str) -> None:
-        assert self._rest_free is not None
         attempt = 0
         while True:
             attempt += 1
-            async with self._rest_free:  # one at a time, spaced, none while the venue wants none
-                await asyncio.sleep(self._rest_from - time.monotonic())
-                self._rest_from = time.monotonic() + REST_SPACING_S
-                answer = await _get(url)
-                self._rest_from = time.monotonic() + max(answer.after_s, REST_SPACING_S)
+            answer = await self._request(url)
             self._tell(RESYNC, attempt, answer.status, symbol)
             if answer.status == 200 and self._keep_answer(url, answer):
                 return  # without waiting for anything more: whom this book does not help asks for the next
             await asyncio.sleep(rest.back_off_s(attempt))
+
+    async def _request(self, url: str, spacing_s: float = 0.0) -> rest.Answer:
+        """The answer to a request: one at a time, spaced, none while the venue wants none."""
+        assert self._rest_free is not None
+        async with self._rest_free:
+            await asyncio.sleep(self._rest_from - time.monotonic())
+            self._rest_from = time.monotonic() + REST_SPACING_S
+            answer = await _get(url)
+            self._rest_from = time.monotonic() + max(answer.after_s, spacing_s, REST_SPACING_S)
+        return answer
+
+    async def request(self, url: str, spacing_s: float) -> tuple[bool, rest.Answer]:
+        """(whether it is good, and so among the lines, answer) of a request for the past."""
+        answer = await self._request(url, spacing_s)
+        return answer.status == 200 and self._keep_answer(url, answer), answer
 
 
 def _close_code(socket: ClientConnection) -> int:

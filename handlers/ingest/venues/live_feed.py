@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -23,7 +23,9 @@ from handlers.ingest.venues.coinbase import CoinbaseStream
 from handlers.ingest.venues.kraken import KrakenStream
 from handlers.ingest.venues.live import LiveSource
 from handlers.ingest.venues.okx import OkxStream
-from handlers.ingest.venues.protocol import Refused
+from handlers.ingest.venues.own_lines import OwnLine
+from handlers.ingest.venues.past import BACK_MS
+from handlers.ingest.venues.protocol import MS, Refused
 from handlers.ingest.venues.stream import Stream
 from handlers.ingest.venues.survey import Survey
 from transport.instruments import Instrument
@@ -96,6 +98,8 @@ class LiveFeed(CaptureFeed):
         self.source, self._capture = source, capture
         self._early = source.take(BATCH_LINES).lines  # what tells the instruments
         self.quiet_ns = 0
+        self._history: Callable[[int], Iterator[Rows]] | None = None
+        self._over_holes = False
         self._look_at = 0.0
         configured = {i.symbol: i for i in instruments if i.venue == stream.market}
         bare = [s for s in stream.symbols if configured and s not in configured]
@@ -120,8 +124,23 @@ class LiveFeed(CaptureFeed):
             raise FeedError(f"{stream.market} has no symbol {missing[0]}")
         return {s: found[s] for s in stream.symbols}
 
+    def warm(self, joins: Sequence[OwnLine], since_ms: int, history: Callable[[int], Iterator[Rows]] | None, over_holes: bool) -> None:
+        """Before `chunks`: join each symbol to what its line says, after `history` (rows_max -> windows), which comes first.
+
+        What no line knows a trade of begins with the venue's bars, and with its trades, from `since_ms` on. With `over_holes` what is
+        missing in between does not end the feed.
+        """
+        self._history, self._over_holes = history, over_holes
+        for own in joins:
+            self.source.past.expect(own.symbol, own.time // MS - BACK_MS if own.last else since_ms, own, bars=history is None)
+
     def chunks(self, rows_max: int) -> Iterator[Rows]:
         self.restart()
+        if self._history is not None:
+            for rows in self._history(rows_max):
+                yield rows
+                if self.source.stop_asked:
+                    break
         self._known_at = [time.monotonic()] * len(self.instruments)  # of each book, or when it was asked for again
         lines = self._early
         self.source.start()
@@ -148,6 +167,14 @@ class LiveFeed(CaptureFeed):
         texts = [b"%d %b" % line for line in lines]
         for rows in self._decode(first, texts, times):
             yield from split_at_events(rows, rows_max)
+
+    def ask_past(self, place: int, after_ns: int) -> None:
+        self.source.past.ask(self.instruments[place].symbol, after_ns)
+
+    def hole_stays(self, place: int, why: str) -> None:
+        if not self._over_holes:
+            name = self.instruments[place].name
+            raise FeedError(f'{name} cannot be joined to its history: {why}; warmup.on_hole = "trade" goes on over the hole')
 
     def _ask_again(self, place: int, reason: int) -> None:
         if reason != CONNECTION_LOST:  # a new connection brings its books

@@ -34,6 +34,7 @@ Id = Annotated[int, Meta(ge=0, le=2**63 - 1)]  # also times, in ms
 ABSENT = -1
 NO_CHECK = -(2**62)  # a message that is not signed
 NOTHING = Raw(b"")
+PAST = 1  # `previous` of a trade that was asked for
 NO_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what decoding raises for text that is none, or too deep to be a message
 MS = 10**6
 SIDES = {"buy": BUY, "sell": SELL, "Buy": BUY, "Sell": SELL, "b": BUY, "s": SELL}
@@ -63,7 +64,8 @@ class Batch(NamedTuple):
 class Parsed(NamedTuple):
     """One event of one instrument as the venue says it; the numbers stay text (JSON) until the kernel reads them.
 
-    kind      TRADE, QUOTE: texts are price, quantity (bid), price, quantity (ask)
+    kind      TRADE, QUOTE: texts are price, quantity (bid), price, quantity (ask); of a trade told by REST `previous` is PAST and `first`
+              the first id of the trades that it sums up, `seq` being the last
               BOOK_DELTA, BOOK_SNAPSHOT: texts 0 and 2 are arrays of bids and of asks, each level an array [price, quantity, …]
               BAR: text 0 is the array [open, high, low, close], text 1 the volume, text 2 price times quantity summed, or nothing
               STATUS: no texts; `first` is the venue's code, `side` the neutral action

@@ -12,6 +12,9 @@ from typing import ClassVar
 
 from handlers.ingest.venues.protocol import Protocol
 
+BARS_MAX = 1000  # that one request may ask for
+MINUTE_MS = 60_000
+
 
 class Stream(ABC):
     """One connection to one market of a venue, for `symbols` as the venue writes them."""
@@ -49,6 +52,23 @@ class Stream(ABC):
     def book_messages(self, symbol: str) -> list[str]:
         """Messages that make the stream send a whole book again."""
         return []
+
+    @property
+    def past_spacing_s(self) -> float:
+        """Seconds between two requests for the past, where they cost more than others."""
+        return 0.0
+
+    def trades_url(self, symbol: str, since_ms: int) -> str:
+        """REST address of trades from `since_ms` (venue's clock) on, the oldest first; empty where the past cannot be had."""
+        return ""
+
+    def more_trades_url(self, symbol: str, answer: bytes) -> str:
+        """Address of what follows an answer; empty where it was the last. Raises msgspec.DecodeError."""
+        return ""
+
+    def bars_url(self, symbol: str, start_ms: int, end_ms: int) -> str:
+        """REST address of minute bars that begin in [start, end), at most BARS_MAX."""
+        return ""
 
     def ping(self) -> str:
         """What is sent every `ping_s`."""
