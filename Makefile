@@ -8,6 +8,8 @@ SETUP := .venv/.installed
 # What runs kernels a second time with every index checked: the loops of every placement and of verify among them.
 BOUNDS_TESTS := tests/unit tests/property tests/concurrency tests/golden/test_line_oracle.py tests/sim/test_long_rows.py \
   tests/golden/test_verify.py::test_a_run_is_proved tests/sim/test_placements.py::test_same_logs_of_two_feeds_in_small_windows
+# Of those, what runs no kernel of its own, or whole processes that the tests of the line run as well: once is enough.
+BOUNDS_LEAVE := $(patsubst %,--ignore=tests/unit/test_%.py,cli commands doctor fetch rest live_source bench_tables)
 # What runs beside the tests of whole lines, chosen so that both take as long.
 PARTS_TESTS := tests/tidy tests/unit tests/property tests/golden/test_determinism.py
 BENCHES := $(patsubst perf/%.py,perf.%,$(wildcard perf/bench_*.py)) perf.run_line perf.pipeline_tick_to_order
@@ -52,7 +54,7 @@ parts: bounds
 	$(call step,tests of its parts,$(BIN)/python -m pytest -q $(PARTS_TESTS))
 
 bounds: $(SETUP)
-	$(call step,tests with checked indices,NUMBA_BOUNDSCHECK=1 $(BIN)/python -m pytest -q $(BOUNDS_TESTS))
+	$(call step,tests with checked indices,NUMBA_BOUNDSCHECK=1 $(BIN)/python -m pytest -q $(BOUNDS_TESTS) $(BOUNDS_LEAVE))
 
 # The small size of each benchmark: it verifies its result, so that it cannot rot.
 bench: $(SETUP)

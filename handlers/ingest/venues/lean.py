@@ -26,7 +26,7 @@ from handlers.ingest.venues.lean_files import (
     EQUITY, HEAD_BYTES, NO_DAY, QUOTES, TICK, TRADES, LeanFile, describe_file, read_lines, read_whole,
 )  # fmt: skip
 from handlers.ingest.venues.lean_rows import (
-    KEEP, Block, Decoded, Grid, Quoted, decode_bars, decode_quotes, decode_trades, grid_of, ordered,
+    KEEP, NANO_DIGITS, Block, Decoded, Grid, Quoted, decode_bars, decode_quotes, decode_trades, grid_of, ordered,
 )  # fmt: skip
 from transport.instruments import Instrument
 from transport.records import EVENT_END, REC, empty
@@ -76,7 +76,7 @@ class LeanFeed(Feed):
         market = files[0].market
         if files[0].asset == EQUITY:
             return Instrument(symbol, market, EQUITY_TICK, Decimal(1), "USD")
-        decimals = max(_decimals(f) for f in files)
+        decimals = min(NANO_DIGITS, max(_decimals(f) for f in files))  # what is finer is off the grid, and counted
         return Instrument(symbol, market, Decimal(1).scaleb(-decimals), Decimal(1), symbol[3:] if len(symbol) == 6 else "USD")
 
     def _streams(self) -> list[list[tuple[int, LeanFile]]]:
