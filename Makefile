@@ -11,13 +11,16 @@ BOUNDS_TESTS := tests/unit tests/property tests/concurrency tests/golden/test_li
 # Of those, what runs no kernel of its own, or whole processes that the tests of the line run as well: once is enough.
 BOUNDS_LEAVE := $(patsubst %,--ignore=tests/unit/test_%.py,cli commands doctor fetch rest live_source bench_tables)
 # What runs beside the tests of whole lines, chosen so that both take as long.
-PARTS_TESTS := tests/tidy tests/unit tests/property tests/golden/test_determinism.py
+PARTS_TESTS := tests/tidy tests/unit tests/property tests/golden/test_determinism.py \
+  $(patsubst %,tests/golden/test_%.py,dbn_samples dbn_derived factor_panel feature_tables lean_reference microstructure_reference \
+  quality_captures tables_reference venues_reference)
+SIM_TESTS := tests/sim tests/concurrency
 BENCHES := $(patsubst perf/%.py,perf.%,$(wildcard perf/bench_*.py)) perf.run_line perf.pipeline_tick_to_order
 
 # Runs $(2) as the step named $(1) and says how long it took.
 step = @echo "== $(1)"; began=$$(date +%s); $(2); echo "== $(1): $$(($$(date +%s) - began)) s"
 
-.PHONY: help setup demo test lint unit line parts bounds bench peers regression long fuzz lock clean
+.PHONY: help setup demo test lint unit sim line parts bounds bench peers regression long fuzz lock clean
 help:
 	@echo "make demo | test | lint | bench | peers | regression | long | fuzz | lock | clean"
 
@@ -33,10 +36,10 @@ comma := ,
 demo: $(SETUP)
 	@$(BIN)/tickline demo
 
-# Fails at the first step that does. The two long ones run side by side, since most tests keep one core busy; each is printed when it ends.
+# Fails at the first step that does. The three long ones run side by side on two cores, since many tests wait; each is printed when it ends.
 test: lint
-	@echo "== tests, twice, side by side: some ten minutes without a word"
-	@$(MAKE) --no-print-directory -j2 --output-sync=target line parts
+	@echo "== tests, side by side: some fourteen minutes without a word"
+	@$(MAKE) --no-print-directory -j3 --output-sync=target sim line parts
 	@$(MAKE) --no-print-directory bench
 
 lint: $(SETUP)
@@ -47,9 +50,11 @@ lint: $(SETUP)
 unit: $(SETUP)
 	$(call step,tests,$(BIN)/python -m pytest -q)
 
-# The halves of `test`: whole lines and how they are proved; with checked indices, then the parts.
+# The thirds of `test`: lines as they are used, which often wait; whole lines and how they are proved; with checked indices, then the parts.
+sim: $(SETUP)
+	$(call step,tests of lines in use,$(BIN)/python -m pytest -q $(SIM_TESTS))
 line: $(SETUP)
-	$(call step,tests of the line,$(BIN)/python -m pytest -q $(PARTS_TESTS:%=--ignore=%))
+	$(call step,tests of the line,$(BIN)/python -m pytest -q $(PARTS_TESTS:%=--ignore=%) $(SIM_TESTS:%=--ignore=%))
 parts: bounds
 	$(call step,tests of its parts,$(BIN)/python -m pytest -q $(PARTS_TESTS))
 

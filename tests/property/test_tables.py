@@ -11,7 +11,7 @@ import tempfile
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from handlers.domain.reasons import TIME_JUMP
@@ -50,6 +50,8 @@ def test_every_line_is_a_record_or_counted(edits: list[tuple[int, int, bytes]]) 
             assert all(feed.first_offenders[reason] for reason in feed.counters)
 
 
+@example([(297, 0, b'""')])  # text behind a quote that closed
+@example([(0, 0, b'"'), (0, 0, b'"'), (299, 1, b'""')])
 @given(st.lists(EDIT, max_size=6))
 @settings(max_examples=300)
 def test_what_is_accepted_says_what_the_line_says(edits: list[tuple[int, int, bytes]]) -> None:

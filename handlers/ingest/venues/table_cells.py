@@ -59,9 +59,9 @@ class Work(NamedTuple):
 
 @kernel
 def split_line(text: Any, at: Any, end: Any, separator: Any, columns: Any, cuts: Any) -> Any:
-    """(fields found, place of the newline or `end`, whether a quote is left open); `cuts` gets [start, stop) of the first `columns`."""
+    """(fields found, place of the newline or `end`, whether a quote is left open, or text follows one that closed); `cuts` gets [start, stop) of the first `columns`."""
     fields = 0
-    open_quote = False
+    open_quote = broken = False
     while fields < columns:
         while at < end and text[at] == _BLANK and separator != _BLANK:
             at += 1
@@ -77,7 +77,9 @@ def split_line(text: Any, at: Any, end: Any, separator: Any, columns: Any, cuts:
                     at += 1
                 at += 1
             stop = at
+            at += not open_quote
             while at < end and text[at] != _NEWLINE and text[at] != separator:
+                broken = broken or (text[at] != _BLANK and text[at] != _RETURN)
                 at += 1
         else:
             while at < end and text[at] != _NEWLINE and text[at] != separator:
@@ -89,11 +91,11 @@ def split_line(text: Any, at: Any, end: Any, separator: Any, columns: Any, cuts:
         cuts[2 * fields + 1] = stop
         fields += 1
         if at >= end or text[at] == _NEWLINE:
-            return fields, at, open_quote
+            return fields, at, open_quote or broken
         at += 1
     while at < end and text[at] != _NEWLINE:
         at += 1
-    return fields, at, open_quote
+    return fields, at, open_quote or broken
 
 
 @kernel
