@@ -10,17 +10,18 @@ BOUNDS_TESTS := tests/unit tests/property tests/concurrency tests/golden/test_li
   tests/golden/test_verify.py::test_a_run_is_proved tests/sim/test_placements.py::test_same_logs_of_two_feeds_in_small_windows
 # Of those, what runs no kernel of its own, or whole processes that the tests of the line run as well: once is enough.
 BOUNDS_LEAVE := $(patsubst %,--ignore=tests/unit/test_%.py,cli commands doctor fetch rest live_source bench_tables)
-# What runs beside the tests of whole lines, chosen so that both take as long.
-PARTS_TESTS := tests/tidy tests/unit tests/property tests/golden/test_determinism.py \
+# What runs beside the tests of whole lines, chosen so that all take as long.
+PARTS_TESTS := tests/unit tests/property tests/golden/test_determinism.py \
   $(patsubst %,tests/golden/test_%.py,dbn_samples dbn_derived factor_panel feature_tables lean_reference microstructure_reference \
   quality_captures tables_reference venues_reference)
 SIM_TESTS := tests/sim tests/concurrency
+TIDY_TESTS := tests/tidy
 BENCHES := $(patsubst perf/%.py,perf.%,$(wildcard perf/bench_*.py)) perf.run_line perf.pipeline_tick_to_order
 
 # Runs $(2) as the step named $(1) and says how long it took.
 step = @echo "== $(1)"; began=$$(date +%s); $(2); echo "== $(1): $$(($$(date +%s) - began)) s"
 
-.PHONY: help setup demo test lint unit sim line parts bounds bench peers regression long fuzz lock clean
+.PHONY: help setup demo test lint unit tidy sim line parts bounds bench peers regression long fuzz lock clean
 help:
 	@echo "make demo | test | lint | bench | peers | regression | long | fuzz | lock | clean"
 
@@ -50,11 +51,14 @@ lint: $(SETUP)
 unit: $(SETUP)
 	$(call step,tests,$(BIN)/python -m pytest -q)
 
-# The thirds of `test`: lines as they are used, which often wait; whole lines and how they are proved; with checked indices, then the parts.
-sim: $(SETUP)
+# The thirds of `test`: lines as they are used, which often wait; whole lines and how they are proved; with checked indices, then the
+# parts. The first reads the code of every kernel of the line, so what all need is compiled once, before they start.
+tidy: $(SETUP)
+	$(call step,tests of the code,$(BIN)/python -m pytest -q $(TIDY_TESTS))
+sim: tidy
 	$(call step,tests of lines in use,$(BIN)/python -m pytest -q $(SIM_TESTS))
-line: $(SETUP)
-	$(call step,tests of the line,$(BIN)/python -m pytest -q $(PARTS_TESTS:%=--ignore=%) $(SIM_TESTS:%=--ignore=%))
+line: tidy
+	$(call step,tests of the line,$(BIN)/python -m pytest -q $(patsubst %,--ignore=%,$(PARTS_TESTS) $(SIM_TESTS) $(TIDY_TESTS)))
 parts: bounds
 	$(call step,tests of its parts,$(BIN)/python -m pytest -q $(PARTS_TESTS))
 

@@ -83,7 +83,7 @@ def reports_of(gates: Sequence[Gate], feeds: Sequence[OpenFeed]) -> dict[str, An
 
 def assess(specs: Sequence[str], config: Config, progress: Say = silent) -> dict[str, Any]:
     """Look through the feeds to their ends, changing nothing; reports by feed. Raises FeedError, ConfigError."""
-    feeds, instruments = open_feeds(specs, config.instrument)
+    feeds, instruments = open_feeds(specs, config.instrument, config.feeds.crossed_quotes)
     gates = gates_of(config.quality, feeds, instruments)
     load_checks(progress)
     for gate, feed in zip(gates, feeds, strict=True):

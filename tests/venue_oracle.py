@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import threading
+from abc import ABC, abstractmethod
 from decimal import Decimal
 from typing import Any
 
@@ -45,7 +46,7 @@ class Book:
         return {side: {price: Decimal(level[1]) for price, level in levels.items()} for side, levels in self.sides.items()}
 
 
-class Oracle:
+class Oracle(ABC):
     """Books by symbol; `tops[text]` is what the book of a message was once that message had happened."""
 
     def __init__(self) -> None:
@@ -69,12 +70,13 @@ class Oracle:
             self.tops[text] = self.books[symbol].top
             return text
 
+    @abstractmethod
     def apply(self, message: Any) -> str:
         """The symbol whose book a message changed; empty for other messages."""
-        raise NotImplementedError
 
+    @abstractmethod
     def written(self, symbol: str) -> str:
-        raise NotImplementedError
+        """The symbol's book as a message or an answer."""
 
 
 class BinanceOracle(Oracle):

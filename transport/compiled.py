@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -147,19 +148,35 @@ def array_t(dtype: Any) -> types.Array:
     return types.Array(nb.from_dtype(dtype), 1, "C", aligned=True)
 
 
-def kernel(signature: Any = None, *, inline: bool = False, merged: bool = False) -> Any:
+def kernel(signature: Any = None, *, inline: bool = False, merged: bool = False, deferred: bool = False) -> Any:
     """Decorator of every compiled function: cached on disk, free of the GIL, IEEE arithmetic, no fastmath.
 
-    With `signature` it is compiled where it is defined (a cache hit takes milliseconds); without, at first use by its callers.
-    `inline` asks LLVM to inline it into its callers. `merged` copies it into its caller before that is compiled: for a large one with
-    a single caller, which LLVM would else optimise twice, once by itself for nobody.
+    With `signature` it is compiled where it is defined (a cache hit takes milliseconds), or, `deferred`, when `load` is told to: for
+    what only some feeds need. Without, it is compiled at first use by its callers.
+    `inline` asks LLVM to inline it into its callers; the others LLVM may inline or not (said each time: numba would hand an inlined
+    caller's wish down to all that it calls, the rare paths included). `merged` copies it into its caller before that is compiled: for a
+    large one with a single caller, which LLVM would else optimise twice, once by itself for nobody.
+    None has a wrapper for callers in C, of which there are none.
     """
-    options: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": False}
-    if inline:
-        options["forceinline"] = True
+    options: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": False, "forceinline": inline, "no_cfunc_wrapper": True}
     if merged:
         options["inline"] = "always"
-    return nb.njit(**options) if signature is None else nb.njit(signature, **options)
+    if signature is None:
+        return nb.njit(**options)
+    return nb.njit(signature, **options) if not deferred else partial(_declared, signature, nb.njit(**options))
+
+
+def _declared(signature: Any, compiler: Any, function: Any) -> Any:
+    made = compiler(function)
+    made.declared = signature
+    return made
+
+
+def load(*kernels: Any) -> None:
+    """Compile `deferred` kernels, or load them from the cache on disk; does nothing where that was done."""
+    for made in kernels:
+        with interruptible():
+            made.compile(made.declared)
 
 
 def shell(function: Any) -> Any:

@@ -85,7 +85,7 @@ def level_key(side, price_ticks):
     return price_ticks if side == BID else -price_ticks
 
 
-@kernel
+@kernel(inline=True)
 def highest_slot(m, s, low, high):
     """Highest occupied slot of side `s` in low..high, or -1."""
     base = s * _WORDS
@@ -116,7 +116,7 @@ def far_max_below(m, s, key):
     return best
 
 
-@kernel
+@kernel(inline=True)
 def next_level(m, s, key):
     """Next worse key than `key` (itself within or above the window), or NO_LEVEL."""
     low = m.lo[s]
@@ -242,7 +242,7 @@ def lower_window(m, s, lo):
             i += 1
 
 
-@kernel
+@kernel(inline=True)
 def best_after_removal(m, s, key):
     """New best once the best level `key` is gone; lowers the window when it has drained."""
     best = next_level(m, s, key)

@@ -4,7 +4,7 @@
 
 A bar counts once: one of another interval than `bars.interval_s`, where bars are plain, and one that does not open after the last of its
 instrument, are left out, so that a feed's own bars and ours of the same minutes do not add up. Of bars of quotes the bid's count. A
-session is a day of UTC.
+session is the bar's own, where a calendar says it, else a day of UTC.
 """
 
 from __future__ import annotations
@@ -58,7 +58,21 @@ def take_bar(x, bar):
     x.open, x.high, x.low, x.close = bar.open_ticks, bar.high_ticks, bar.low_ticks, bar.close_ticks
     x.volume = bar.volume_lots
     x.ts_open_ns, x.interval_ns = bar.ts_open_ns, bar.interval_ns
-    x.session = bar.ts_open_ns // SESSION_NS
+    x.session = bar.session if bar.session != 0 else bar.ts_open_ns // SESSION_NS
+
+
+@kernel
+def write_row(out, n, cause, row, parts, schema):
+    """A FEATURE row of `parts` slots from out[n] on, with the values of `row`; returns how many slots are in `out`."""
+    for part in range(parts):
+        slot, values = out[n + part], row[part]
+        begin(slot, cause, BY_FEATURES, FEATURE, n)
+        slot.part, slot.parts = part, parts
+        for k in range(VALUES_PER_SLOT):
+            slot["values"][k] = values["values"][k]
+        set_slot_word(slot, 14, schema)
+        set_slot_word(slot, 15, np.uint64(0))
+    return n + parts
 
 
 @kernel
@@ -74,12 +88,4 @@ def add_indicators(state, out, n):
     take_bar(x, bar)
     fault = update_features(state.plan, address_of(state.memory[i * shape.lines]), address_of(x), address_of(row))
     assert fault == 0, "a feature raised"
-    for part in range(shape.parts):
-        slot, values = out[n + part], state.row[part]
-        begin(slot, bar, BY_FEATURES, FEATURE, n)
-        slot.part, slot.parts = part, shape.parts
-        for k in range(VALUES_PER_SLOT):
-            slot["values"][k] = values["values"][k]
-        set_slot_word(slot, 14, shape.schema)
-        set_slot_word(slot, 15, np.uint64(0))
-    return n + shape.parts
+    return write_row(out, n, bar, state.row, shape.parts, shape.schema)

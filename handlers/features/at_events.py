@@ -15,14 +15,13 @@ from typing import NamedTuple
 import numpy as np
 
 from handlers.domain.book import NO_LEVEL, level_at, level_key, next_level, two_sided
-from handlers.domain.memory import address_of, set_slot_word
-from handlers.domain.rows import begin
+from handlers.domain.memory import address_of
 from handlers.domain.schema import event_features_id
-from handlers.features.at_bars import LINE
+from handlers.features.at_bars import LINE, write_row
 from handlers.features.declare import EVENT_INPUT, ON_BOOK, ON_TRADE
 from handlers.features.feature_set import PLAN, FeatureSet, update_features
 from transport.compiled import kernel
-from transport.records import ASK, BID, BOOK_DELTA, BOOK_SNAPSHOT, BY_FEATURES, EVENT_END, FEATURE, QUOTE, TRADE, VALUES_PER_SLOT
+from transport.records import ASK, BID, BOOK_DELTA, BOOK_SNAPSHOT, EVENT_END, QUOTE, TRADE, VALUES_PER_SLOT
 
 SHAPE = np.dtype(
     [
@@ -128,12 +127,4 @@ def add_event(state, m, r, out, n):
     if state.due[i] > 0:
         return n
     state.due[i] = shape.every
-    for part in range(shape.parts):
-        slot, values = out[n + part], state.row[part]
-        begin(slot, r, BY_FEATURES, FEATURE, n)
-        slot.part, slot.parts = part, shape.parts
-        for k in range(VALUES_PER_SLOT):
-            slot["values"][k] = values["values"][k]
-        set_slot_word(slot, 14, shape.schema)
-        set_slot_word(slot, 15, np.uint64(0))
-    return n + shape.parts
+    return write_row(out, n, r, state.row, shape.parts, shape.schema)

@@ -123,7 +123,7 @@ def close_bar(s, interval_ns, out):
     return 1
 
 
-@kernel
+@kernel(inline=True)
 def add_trade(s, interval_ns, trade, out):
     """Fold a trade in; returns 1 when it closed the bar before it, which is then in `out`."""
     start = trade.ts_event_ns - trade.ts_event_ns % interval_ns

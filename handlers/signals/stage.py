@@ -263,7 +263,7 @@ def run_all(state, markets, r, here, out):
     return n
 
 
-@kernel
+@kernel(inline=True)
 def step_signals(state, markets, r, feature_rows, count, out):
     """Rows of one input: each strategy handles `r`, then each feature row, in strategy order; negative is a fault."""
     kind = r.kind

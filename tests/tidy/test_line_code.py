@@ -42,6 +42,7 @@ from tests.tidy.ir import code_of
 from tests.tidy.source import PACKAGES, functions_of, imports_of, is_compiled, python_files, tree_of
 from tests.unit.made_tables import HEAD, T0, TRADES, of_text, opened, rows_of
 from transport.clock import cycles_now
+from transport.compiled import load
 from transport.instruments import Instrument
 from transport.pack import pack_words, unpack_words
 from transport.records import empty
@@ -93,6 +94,8 @@ def test_the_kernels_of_journal_clock_and_feeds_call_nothing(kernel: Any) -> Non
         instrument = Instrument("BTC-USDT", "okx", Decimal("0.1"), Decimal("0.01"))
         for rule in (OkxRule(instrument), KrakenRule(Facts(10, 5, 8), instrument)):
             rule.start(np.zeros(1, MESSAGE)[0], empty(1))
+    if hasattr(kernel, "declared"):
+        load(kernel)
     code = code_of(kernel)
     assert code.foreign() <= COUNTS
     assert not code.flags

@@ -308,7 +308,10 @@ def take_line(text, at, end, scratch, mark, m, spans, n, names, cuts, futures, g
     return place if taken else -1
 
 
-@kernel(I64(U8, I64[::1], I64[::1], I64[::1], I64[::1], I64[::1], I64[::1], array_t(MESSAGE), I64[:, ::1], U8, I64[::1], I64, I64, I64, I64))
+@kernel(
+    I64(U8, I64[::1], I64[::1], I64[::1], I64[::1], I64[::1], I64[::1], array_t(MESSAGE), I64[:, ::1], U8, I64[::1], I64, I64, I64, I64),
+    deferred=True,
+)
 def scan_messages(text, begins, ends, times, seen, begin, stop, messages, spans, names, cuts, futures, first_line, earliest_ms, latest_ms):
     """Read what can be read of the bodies [begins, ends) of a batch of lines; returns how many were.
 

@@ -12,12 +12,14 @@ from handlers.ingest.feed import YEAR_2000_NS, YEAR_2100_NS
 from handlers.ingest.venues.binance_kernels import KEYS, scan_messages
 from handlers.ingest.venues.levels import MESSAGE, TEXTS
 from handlers.ingest.venues.protocol import MS, Batch, Scanner
+from transport.compiled import load
 
 
 class BinanceScanner(Scanner):
     """Reads trades, aggregated trades, quotes and depth of the symbols in `places`; `futures` as in the rule of the book."""
 
     def __init__(self, places: Mapping[str, int], futures: bool) -> None:
+        load(scan_messages)
         names = [s.encode() for s in sorted(places, key=places.__getitem__)]
         self._names = np.frombuffer(b"".join(names) or b"\0", np.uint8).copy()
         self._cuts = np.zeros(len(names) + 1, np.int64)

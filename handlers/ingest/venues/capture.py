@@ -35,6 +35,7 @@ from handlers.ingest.venues.levels import MESSAGE, grid_table, rows_bound, text_
 from handlers.ingest.venues.own_lines import HISTORY_URL, LIFE_URL, life, read
 from handlers.ingest.venues.protocol import APPLY, BREAK, NO_JSON, REPEATED, STALE, BookRule, Parsed, Protocol, Refused
 from handlers.ingest.venues.survey import Survey
+from transport.compiled import load
 from transport.instruments import Instrument
 from transport.records import (
     BOOK_DELTA, BOOK_SNAPSHOT, CONNECTION, DISCONNECTED, EVENT_END, GAP, JOINED, OVERRUN, TRADE, WARMUP, copied, empty,
@@ -88,6 +89,7 @@ class CaptureFeed(Feed):
     """One capture, as `survey` found it; `venues.captures` opens it."""
 
     def __init__(self, name: str, paths: Sequence[Path], form: Form, survey: Survey, instruments: Sequence[Instrument]) -> None:
+        load(write_rows)
         self.paths = list(paths)
         self.form = form
         self.survey = survey

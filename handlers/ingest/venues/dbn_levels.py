@@ -263,7 +263,8 @@ def write_line(out, n, line, levels, i, step, source_id, state, new, tally):
     types.UniTuple(I64, 2)(
         array_t(LINE), types.Array(I64, 3, "C"), array_t(STEPS), array_t(STATE), array_t(STATE), I64, I64, ROWS_T,
         types.Array(I64, 2, "C"),
-    )
+    ),
+    deferred=True,
 )
 def write_levels(lines, levels, steps, states, new, source_id, start, out, tally):
     """Rows of lines[start:] into `out` as far as it has room; returns (the line to go on with, rows written).

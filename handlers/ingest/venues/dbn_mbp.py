@@ -15,6 +15,7 @@ from handlers.ingest.venues.dbn_decoding import (
 from handlers.ingest.venues.dbn_layouts import LEVEL_BYTES, Layout
 from handlers.ingest.venues.dbn_levels import LINE, STATE, STEPS, new_tally, write_levels
 from handlers.ingest.venues.dbn_rows import priced
+from transport.compiled import load
 from transport.records import copied, empty
 
 ROWS_AT_ONCE = 1 << 14  # slots that the kernel fills before they are copied out: 2 MB, which stay in the cache
@@ -26,6 +27,7 @@ class LevelsDecoder:
     """Books by price of one feed, from its beginning on."""
 
     def __init__(self, decoding: Decoding) -> None:
+        load(write_levels)
         self._d = decoding
         count = max(1, len(decoding.instruments))
         self._states, self._new = np.zeros(count, STATE), np.zeros(1, STATE)

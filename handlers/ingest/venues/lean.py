@@ -25,9 +25,11 @@ from handlers.ingest.jumps import NO_TIME
 from handlers.ingest.venues.lean_files import (
     EQUITY, HEAD_BYTES, NO_DAY, QUOTES, TICK, TRADES, LeanFile, describe_file, read_lines, read_whole,
 )  # fmt: skip
+from handlers.ingest.venues.lean_text import scan_lines
 from handlers.ingest.venues.lean_rows import (
     KEEP, NANO_DIGITS, Block, Decoded, Grid, Quoted, decode_bars, decode_quotes, decode_trades, grid_of, ordered,
 )  # fmt: skip
+from transport.compiled import load
 from transport.instruments import Instrument
 from transport.records import EVENT_END, REC, empty
 
@@ -42,6 +44,7 @@ class LeanFeed(Feed):
 
     def __init__(self, name: str, paths: Sequence[Path], instruments: Sequence[Instrument], crossed: str = KEEP) -> None:
         """`crossed` is what to do with a quote tick whose bid is above its ask: KEEP, DROP, or DROP_LOCKED at it as well."""
+        load(scan_lines)
         self.paths = list(paths)
         self.files = [describe_file(path) for path in self.paths]
         markets = sorted({f.market for f in self.files})

@@ -137,7 +137,7 @@ def scan_line(text: Any, at: Any, end: Any, columns: Any, values: Any, place: An
     return 0
 
 
-@kernel(I64(array_t(np.dtype("u1")), array_t(COLUMN), I64[::1], I64[::1]))
+@kernel(I64(array_t(np.dtype("u1")), array_t(COLUMN), I64[::1], I64[::1]), deferred=True)
 def scan_lines(text: Any, columns: Any, values: Any, reasons: Any) -> Any:
     """Scan every line of `text`, the last with or without its end; returns how many there are.
 

@@ -298,7 +298,7 @@ def end_event(messages: Any, i: Any, rows: Any) -> None:
         k -= 1
 
 
-@kernel(I64(array_t(np.dtype("u1")), I64[:, ::1], array_t(MESSAGE), array_t(GRID), ROWS_T))
+@kernel(I64(array_t(np.dtype("u1")), I64[:, ::1], array_t(MESSAGE), array_t(GRID), ROWS_T), deferred=True)
 def write_rows(text: Any, spans: Any, messages: Any, grids: Any, rows: Any) -> Any:
     """Write the rows of all messages into zeroed `rows`; returns rows used.
 

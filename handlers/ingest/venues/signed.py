@@ -8,6 +8,7 @@ The rule keeps a book apart from the line's, since a message must be judged befo
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import ClassVar
 
 import numpy as np
@@ -43,9 +44,9 @@ class SignedRule(BookRule):
     def depth(self) -> int:
         return 0
 
+    @abstractmethod
     def signature(self, m: np.void) -> int:
         """What the venue would sign the book with."""
-        raise NotImplementedError
 
     def start(self, m: np.void, rows: Rows) -> int:
         self.last = int(m["venue_seq"]) or NO_PREVIOUS
