@@ -18,9 +18,9 @@ from handlers.domain.edges import MARKET_KINDS
 from handlers.ingest.errors import FeedError, NotAFeedError
 from handlers.ingest.feed import Feed
 from handlers.ingest.sequencer import FEEDS_MAX, source_of
-from handlers.ingest.venues.captures import open_feed
-from handlers.ingest.venues.lean_rows import KEEP
-from handlers.ingest.venues.synthetic import SyntheticFeed
+from handlers.ingest.formats import open_feed
+from handlers.ingest.lean.rows import KEEP
+from handlers.ingest.synthetic.feed import SyntheticFeed
 from transport.errors import TransportError
 from transport.instruments import Instrument
 from transport.journal import LogReader

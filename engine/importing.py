@@ -14,7 +14,7 @@ from engine.session import Intake
 from handlers.domain import reasons
 from handlers.domain.queue import new_queue
 from handlers.ingest.sequencer import Sequencer, new_sequencer, open_window
-from handlers.ingest.venues.lean_rows import KEEP
+from handlers.ingest.lean.rows import KEEP
 from transport.instruments import Instrument
 from transport.records import empty
 from transport.tape import TapeWriter, source_facts

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from engine.errors import ConfigError
 from engine.layered import Layers, read_file
-from handlers.ingest.venues.table_map import TableMap, problems_of
+from handlers.ingest.tables.map import TableMap, problems_of
 
 
 def read_map(path: Path) -> TableMap:

@@ -22,7 +22,7 @@ from engine.journaling import INPUT_LOG, Rows
 from handlers.domain.reasons import CONNECTION_LOST
 from handlers.ingest.errors import FeedError
 from handlers.ingest.venues.joining import TAIL_MAX
-from handlers.ingest.venues.live_feed import LiveFeed
+from handlers.ingest.live.feed import LiveFeed
 from handlers.ingest.venues.own_lines import OwnLine
 from handlers.ingest.venues.stream import Stream
 from transport.clock import wall_ns

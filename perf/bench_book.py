@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from handlers.domain.book import NO_LEVEL, apply_market, best_price, new_markets
-from handlers.ingest.venues.captures import open_feed
+from handlers.ingest.formats import open_feed
 from perf import harness
 from perf.peers import feed as peer_feed, venvs
 from transport.compiled import kernel

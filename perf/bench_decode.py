@@ -31,7 +31,7 @@ import xxhash
 
 from handlers.ingest.blocks import read_lines
 from handlers.ingest.venues.binance import Binance
-from handlers.ingest.venues.captures import open_feed
+from handlers.ingest.formats import open_feed
 from perf import harness
 from perf.bench_book import recorded
 from perf.peers import venvs

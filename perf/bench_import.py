@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import databento_dbn as dbn
 import numpy as np
 
-from handlers.ingest.venues.captures import open_feed
-from handlers.ingest.venues.dbn_layouts import LAYOUTS
+from handlers.ingest.formats import open_feed
+from handlers.ingest.dbn.layouts import LAYOUTS
 from perf import harness
 from transport.records import BAR, BOOK_DELTA, BOOK_SNAPSHOT, QUOTE, STATUS, TRADE
 

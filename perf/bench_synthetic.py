@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from handlers.ingest.venues.synthetic import SyntheticFeed
+from handlers.ingest.synthetic.feed import SyntheticFeed
 from perf import harness
 from transport.records import FEED_BASE
 

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from handlers.ingest.venues.table_files import TableFile
-from handlers.ingest.venues.table_map import Columns, TableMap, TableTime
-from handlers.ingest.venues.tables import TableFeed
+from handlers.ingest.tables.files import TableFile
+from handlers.ingest.tables.map import Columns, TableMap, TableTime
+from handlers.ingest.tables.feed import TableFeed
 from perf import harness
 from transport.instruments import Instrument
 

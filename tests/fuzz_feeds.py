@@ -23,7 +23,7 @@ from handlers.domain.reasons import NAME
 from handlers.ingest.blocks import read_blocks
 from handlers.ingest.errors import FeedError
 from handlers.ingest.feed import Feed
-from handlers.ingest.venues.captures import open_feed
+from handlers.ingest.formats import open_feed
 from transport.records import BAR, CONNECTION, EVENT_END, INSTRUMENT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -133,7 +133,7 @@ def _fuzz(arguments: list[str], target: Path, how: Callable[[str], Feed]) -> Non
     import atheris
 
     for name, module in list(sys.modules.items()):
-        if name.startswith("handlers.ingest.venues"):
+        if name.startswith("handlers.ingest."):
             for value in list(vars(module).values()):
                 _instrument(atheris, value, name)
     atheris.Setup([sys.argv[0], *arguments], lambda content: check(content, target, how) and None)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from handlers.ingest.feed import Feed
-from handlers.ingest.venues.captures import open_feed
+from handlers.ingest.formats import open_feed
 
 EIGHT = Decimal("1e-8")
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from handlers.domain.book import NO_LEVEL, apply_market, level_at, level_key, new_markets, next_level
-from handlers.ingest.venues.captures import open_feed
+from handlers.ingest.formats import open_feed
 from tests.golden.raw_mbo import SNAPSHOT, TICK_NANO, RawBook, events, raw_records
 from tests.runs import joined
 from tests.unit.dbn_lines import header, lines

@@ -15,7 +15,7 @@ import zstandard
 from handlers.domain import reasons
 from handlers.ingest.errors import NotAFeedError
 from handlers.ingest.feed import Feed
-from handlers.ingest.venues.captures import open_feed
+from handlers.ingest.formats import open_feed
 from transport.records import (
     ASK, BAR, BID, BOOK_DELTA, BOOK_SNAPSHOT, EVENT_END, INSTRUMENT, PRE_OPEN, QUOTE, STATUS, TRADE, TRADING,
 )  # fmt: skip

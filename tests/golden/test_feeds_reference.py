@@ -20,7 +20,7 @@ import pytest
 
 from handlers.domain.reasons import DEPTH_STALE
 from handlers.ingest.feed import message_index
-from handlers.ingest.venues.captures import open_feed
+from handlers.ingest.formats import open_feed
 from transport.instruments import plain
 from transport.records import (
     BID,

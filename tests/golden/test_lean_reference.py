@@ -16,9 +16,9 @@ from engine.sessions import cut_bars_of
 from handlers.domain.reasons import CROSSED_QUOTE, LOCKED_QUOTE
 from handlers.features.stage import ROWS_MAX, new_features
 from handlers.domain.book import new_markets
-from handlers.ingest.venues.captures import open_feed
-from handlers.ingest.venues.lean import LeanFeed
-from handlers.ingest.venues.lean_rows import LETTER_AT, SUSPICIOUS
+from handlers.ingest.formats import open_feed
+from handlers.ingest.lean.feed import LeanFeed
+from handlers.ingest.lean.rows import LETTER_AT, SUSPICIOUS
 from tests.golden.decoded import Decoded, reference
 from tests.property.test_features import _features
 from transport.records import ASK, BAR, BID, COMMAND, END_OF_FEED, EVENT_END, NO_INSTRUMENT, QUOTE, TRADE, empty

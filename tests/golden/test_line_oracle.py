@@ -12,7 +12,7 @@ from engine.config import Config, RiskConfig, StrategyConfig
 from engine.line import Built, build_line, sequence_first_words
 from engine.session import Session
 from handlers.domain import reasons
-from handlers.ingest.venues.synthetic import START_NS, SyntheticFeed
+from handlers.ingest.synthetic.feed import START_NS, SyntheticFeed
 from tests.golden import oracle_line as oracle
 from tests.golden.line_runs import DECISIONS, HERE, difference, run_compiled, run_oracle, slots_of
 from tests.runs import joined

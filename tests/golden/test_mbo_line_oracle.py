@@ -11,7 +11,7 @@ import pytest
 from engine.config import Config, RiskConfig, StrategyConfig
 from engine.line import Built
 from handlers.domain.reasons import CROSSED_BOOK
-from handlers.ingest.venues.captures import open_feed
+from handlers.ingest.formats import open_feed
 from tests.golden import oracle_line as oracle
 from tests.golden.line_runs import DECISIONS, difference, run_compiled, run_oracle, slots_of
 from tests.runs import joined

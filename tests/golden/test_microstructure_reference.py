@@ -11,7 +11,7 @@ import pytest
 from handlers.features.catalogue import MICROSTRUCTURE
 from handlers.features.declare import EVENT_INPUT, ON_BOOK
 from handlers.features.feature_set import FeatureSet
-from handlers.ingest.venues.captures import open_feed
+from handlers.ingest.formats import open_feed
 from tests.golden.decoded import reference
 from tests.runs import joined
 from transport.records import QUOTE

@@ -17,7 +17,7 @@ from engine.config import Config
 from engine.feeds import open_feeds
 from engine.importing import merged
 from engine.tables_of_run import tops
-from handlers.ingest.venues.captures import open_feed
+from handlers.ingest.formats import open_feed
 from transport.records import FEED_BASE
 
 from tests.golden.decoded import EIGHT, reference, utc

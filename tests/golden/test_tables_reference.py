@@ -11,7 +11,7 @@ import pytest
 
 from engine.table_maps import read_map
 from handlers.ingest.feed import Rows
-from handlers.ingest.venues.captures import open_feed
+from handlers.ingest.formats import open_feed
 from tests.unit.made_tables import rows_of
 from transport.instruments import Instrument
 from transport.records import BAR

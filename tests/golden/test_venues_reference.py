@@ -12,7 +12,7 @@ import pytest
 
 from handlers.domain import reasons
 from handlers.ingest.feed import Feed
-from handlers.ingest.venues.captures import open_feed
+from handlers.ingest.formats import open_feed
 from handlers.ingest.venues.signed import SignedRule
 from tests.golden.decoded import reference
 from tests.golden.folding import Books, fold

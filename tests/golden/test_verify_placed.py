@@ -17,7 +17,7 @@ from engine.loops import DECIDING
 from engine.run_folder import open_run
 from engine.verify import Verdicts, verify
 from handlers.ingest.sequencer import PRICE_MAX
-from handlers.ingest.venues.synthetic import SyntheticFeed
+from handlers.ingest.synthetic.feed import SyntheticFeed
 from transport.journal import LogWriter
 from transport.records import CANCEL_ALL, COMMAND, FEED_BASE, FILL, ORDER, TIMER, copied
 from transport.tape import TapeWriter

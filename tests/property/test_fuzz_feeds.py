@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from handlers.domain import reasons
 from handlers.ingest.feed import Feed
-from handlers.ingest.venues.captures import open_feed
+from handlers.ingest.formats import open_feed
 from tests.fuzz_feeds import FORMATS, WITHOUT_ORIGIN, check, dbn_body, seeds
 from tests.runs import joined
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from handlers.domain.reasons import TIME_JUMP
 from handlers.ingest.errors import FeedError
-from handlers.ingest.venues.table_map import Columns, TableMap
+from handlers.ingest.tables.map import Columns, TableMap
 from tests.unit.made_tables import HEAD, T0, TRADES, counted, of_text, rows_of
 from transport.instruments import Instrument
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from handlers.ingest.venues import live, rest
+from handlers.ingest.live import source as live
+from handlers.ingest.live import rest
 from tests.live_venues import Usdm
 
 

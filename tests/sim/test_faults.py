@@ -30,7 +30,7 @@ from engine.ring_loops import INPUT_SLOTS
 from engine.run_folder import open_run
 from engine.session import Session
 from engine.verify import verify
-from handlers.ingest.venues.synthetic import SyntheticFeed
+from handlers.ingest.synthetic.feed import SyntheticFeed
 from transport.journal import LogWriter
 from transport.log_reader import LogReader
 from transport.records import COMMAND, FEED_BASE, FILL, SET_POSITION, copied

@@ -16,7 +16,7 @@ from engine.line import build_line, sequence_first_words
 from engine.loops import DECIDING
 from engine.supervisor import PlacedSession
 from handlers.domain import edges
-from handlers.ingest.venues.synthetic import SyntheticFeed
+from handlers.ingest.synthetic.feed import SyntheticFeed
 from tests.runs import joined
 from tests.stages import slots
 from transport.log_reader import LogReader

@@ -18,7 +18,7 @@ from engine.journaling import Batch, RunJournal
 from engine.line import Built, build_line, load_kernels, sequence_first_words
 from engine.session import Session
 from engine.watchdog import Inside, Stopped, left_behind, run_watched
-from handlers.ingest.venues.synthetic import SyntheticFeed
+from handlers.ingest.synthetic.feed import SyntheticFeed
 from transport.records import FEED_BASE
 
 

@@ -14,7 +14,7 @@ from engine.errors import ConfigError
 from engine.line import build_line, event_features_of, indicators_of
 from handlers.domain.schema import EVENT_FEATURES_FROM, INDICATORS_FROM, schema_id
 from handlers.features.declare import EVENT_INPUT, ON_BOOK, ON_TRADE
-from handlers.ingest.venues.synthetic import SyntheticFeed
+from handlers.ingest.synthetic.feed import SyntheticFeed
 from tests.runs import config_file, done, joined, log_rows, replayed, table
 from tests.sim.test_line_indicators import ROWS, SEED, logs_of
 from transport.records import (

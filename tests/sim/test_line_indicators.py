@@ -22,7 +22,7 @@ from handlers.domain.schema import INDICATORS_FROM, schema_id
 from handlers.features.at_bars import SESSION_NS
 from handlers.features.declare import BAR_INPUT
 from handlers.features.stage import ROWS_MAX, new_features, step_features
-from handlers.ingest.venues.synthetic import SyntheticFeed
+from handlers.ingest.synthetic.feed import SyntheticFeed
 from tests.runs import config_file, done, joined, log_rows, replayed, table
 from tests.stages import slots
 from transport.compiled import kernel

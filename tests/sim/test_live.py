@@ -16,8 +16,10 @@ from engine.config import resolve
 from engine.live import follow
 from handlers.domain import reasons
 from handlers.ingest.errors import FeedError
-from handlers.ingest.venues import live as module
-from handlers.ingest.venues import live_feed, live_lines, rest
+from handlers.ingest.live import source as module
+from handlers.ingest.live import feed as live_feed
+from handlers.ingest.live import lines as live_lines
+from handlers.ingest.live import rest
 from handlers.ingest.venues.binance import BinanceStream
 from tests.live_session import Live, await_that, followed, refused
 from tests.live_venues import BTC, STARTED, Usdm

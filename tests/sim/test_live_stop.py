@@ -14,7 +14,7 @@ from engine.config import resolve
 from engine.live import follow
 from engine.replay import run_feeds
 from handlers.ingest.errors import FeedError
-from handlers.ingest.venues import rest
+from handlers.ingest.live import rest
 from tests.live_session import Live, nothing_left
 from tests.live_venues import BTC, INFO, Usdm
 from tests.venue_server import Answer, Refuse, Step, VenueServer

@@ -16,9 +16,9 @@ from engine.live import follow
 from engine.verify import verify
 
 from handlers.domain import reasons
-from handlers.ingest.venues import live_feed
+from handlers.ingest.live import feed as live_feed
 from handlers.ingest.venues.coinbase import CoinbaseStream
-from handlers.ingest.venues.live import LiveSource
+from handlers.ingest.live.source import LiveSource
 from handlers.ingest.venues.okx import OkxStream
 from tests.live_session import await_that, followed, nothing_left
 from tests.live_venues import STARTED, Recorded, coinbase, kraken, okx, subscribed

@@ -23,7 +23,7 @@ from engine.loops import DECIDING
 from engine.observe.histogram import COUNTS
 from engine.session import Session
 from engine.supervisor import WORKERS, PlacedSession
-from handlers.ingest.venues.synthetic import START_NS, SyntheticFeed
+from handlers.ingest.synthetic.feed import START_NS, SyntheticFeed
 from transport.instruments import Instrument
 from transport.log_reader import LogReader
 from transport.records import (

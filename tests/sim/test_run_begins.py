@@ -15,7 +15,7 @@ from engine.errors import ConfigError
 from engine.line import Held, build_line
 from engine.run_folder import open_run
 from handlers.domain import reasons
-from handlers.ingest.venues.synthetic import synthetic_instruments
+from handlers.ingest.synthetic.feed import synthetic_instruments
 from tests.runs import config_file, done, log_rows, replayed, table, tickline
 from transport.blobs import short_id
 from transport.instruments import Instrument

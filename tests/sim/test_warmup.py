@@ -22,7 +22,7 @@ from engine.replay import Replayed, replay
 from engine.verify import verify
 from handlers.domain.reasons import IN_WARMUP, NAME
 from handlers.ingest.errors import FeedError
-from handlers.ingest.venues import past
+from handlers.ingest.live import past
 from tests.runs import config_file, log_rows
 from tests.venue_server import Answer, Call, Pause, Send, Step, VenueServer
 from transport.records import (

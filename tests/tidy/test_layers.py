@@ -14,7 +14,7 @@ from tests.tidy.source import PACKAGES, ROOT, imports, imports_of, python_files,
 
 DOOR = "transport/compiled.py"
 # Where the world outside comes in or orders go out.
-EDGES = ("handlers/ingest/venues/", "handlers/orders/brokers/")
+EDGES = ("handlers/ingest/live/", "handlers/orders/brokers/")
 UNPREDICTABLE = ("time", "random", "secrets", "socket", "asyncio", "threading")
 READINGS = re.compile(r"\b(os\.(environ|getenv|urandom)|(datetime|date)\.(now|utcnow|today)|uuid\.uuid[14])\b")
 

@@ -24,19 +24,19 @@ from handlers.features.catalogue import INDICATORS
 from handlers.features.declare import BAR_INPUT, Feature
 from handlers.features.feature_set import FeatureSet, run_features, update_features
 from handlers.ingest.venues.checksums import fold_levels, kraken_checksum, okx_checksum, trim
-from handlers.ingest.venues.dbn_levels import write_levels
-from handlers.ingest.venues.dbn_walk import find_records
+from handlers.ingest.dbn.levels import write_levels
+from handlers.ingest.dbn.walk import find_records
 from handlers.ingest.venues.kraken import Facts, KrakenRule
-from handlers.ingest.venues.lean_text import scan_lines as scan_lean_lines
+from handlers.ingest.lean.text import scan_lines as scan_lean_lines
 from handlers.ingest.venues.levels import MESSAGE, write_rows
 from handlers.ingest.venues.line_kernels import find_bodies, read_times
 from handlers.ingest.venues.okx import OkxRule
-from handlers.ingest.venues.parquet_cells import counts_to_times, doubles_to_units, finish_rows, scale_column, texts_to_words
-from handlers.ingest.venues.synthetic import SyntheticFeed
-from handlers.ingest.venues.synthetic_flow import generate
-from handlers.ingest.venues.table_cells import decode_lines, scan_lines
-from handlers.ingest.venues.table_events import mark_events
-from handlers.ingest.venues.table_plan import add_names
+from handlers.ingest.tables.parquet_cells import counts_to_times, doubles_to_units, finish_rows, scale_column, texts_to_words
+from handlers.ingest.synthetic.feed import SyntheticFeed
+from handlers.ingest.synthetic.flow import generate
+from handlers.ingest.tables.cells import decode_lines, scan_lines
+from handlers.ingest.tables.events import mark_events
+from handlers.ingest.tables.plan import add_names
 from handlers.signals.loading import BUILT_IN, compile_step
 from tests.tidy.ir import code_of
 from tests.tidy.source import PACKAGES, functions_of, imports_of, is_compiled, python_files, tree_of

@@ -13,7 +13,7 @@ import numpy as np
 
 from handlers.ingest.feed import Feed
 from handlers.ingest.venues.capture import CaptureFeed
-from handlers.ingest.venues.captures import open_feed
+from handlers.ingest.formats import open_feed
 from transport.instruments import Instrument
 from transport.records import (
     empty,

@@ -13,8 +13,8 @@ import numpy as np
 import zstandard
 
 from handlers.ingest.feed import Feed
-from handlers.ingest.venues.captures import open_feed
-from handlers.ingest.venues.dbn_layouts import LAYOUTS, MBO
+from handlers.ingest.formats import open_feed
+from handlers.ingest.dbn.layouts import LAYOUTS, MBO
 from transport.instruments import Instrument
 
 from tests.runs import joined

@@ -10,9 +10,9 @@ import numpy as np
 
 from handlers.domain import reasons
 from handlers.ingest.feed import Feed
-from handlers.ingest.venues.table_files import TableFile
-from handlers.ingest.venues.table_map import Columns, TableMap, problems_of
-from handlers.ingest.venues.tables import TableFeed
+from handlers.ingest.tables.files import TableFile
+from handlers.ingest.tables.map import Columns, TableMap, problems_of
+from handlers.ingest.tables.feed import TableFeed
 from transport.instruments import Instrument
 from transport.records import empty
 

@@ -12,7 +12,7 @@ import pytest
 
 from handlers.domain import reasons
 from handlers.ingest.venues import capture as module
-from handlers.ingest.venues.captures import open_feed
+from handlers.ingest.formats import open_feed
 from handlers.ingest.venues.depth import NO_PREVIOUS, DepthRule
 from handlers.ingest.venues.protocol import APPLY, BREAK, HOLD, REPEATED, STALE
 from transport.records import (

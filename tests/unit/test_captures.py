@@ -13,7 +13,7 @@ import pytest
 from handlers.ingest.errors import FeedError, NotAFeedError
 from handlers.ingest.feed import message_index, split_at_events
 from handlers.ingest.venues import capture as module
-from handlers.ingest.venues.captures import open_feed
+from handlers.ingest.formats import open_feed
 from transport.instruments import Instrument
 from transport.records import (
     EVENT_END,

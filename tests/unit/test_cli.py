@@ -23,7 +23,7 @@ from engine.errors import ConfigError, LineBroken, LineStopped, WorkerDied
 from engine.export import TABLES, columns_of
 from engine.run_folder import new_folder, open_run
 from engine.tables import DECIMAL_KINDS, KINDS_OF
-from handlers.ingest.venues.synthetic import SyntheticFeed, synthetic_instruments
+from handlers.ingest.synthetic.feed import SyntheticFeed, synthetic_instruments
 from transport.errors import StorageError
 from transport.records import ACCEPTED, ACK, AFTER_FILL, FILL, REJECT, TRADE
 

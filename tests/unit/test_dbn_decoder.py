@@ -13,9 +13,9 @@ import zstandard
 
 from handlers.domain import reasons
 from handlers.ingest.errors import NotAFeedError
-from handlers.ingest.venues import dbn_files
-from handlers.ingest.venues.captures import open_feed
-from handlers.ingest.venues.dbn_grid import inferred, known_future
+from handlers.ingest.dbn import files as dbn_files
+from handlers.ingest.formats import open_feed
+from handlers.ingest.dbn.grid import inferred, known_future
 from transport.instruments import Instrument
 from transport.records import (
     ADD,

@@ -13,7 +13,8 @@ import pytest
 
 from handlers.domain import reasons
 from handlers.ingest.feed import Feed
-from handlers.ingest.venues import dbn_files, dbn_mbp
+from handlers.ingest.dbn import files as dbn_files
+from handlers.ingest.dbn import mbp as dbn_mbp
 from transport.instruments import Instrument
 from transport.records import (
     ASK, BID, BOOK_DELTA, BOOK_SNAPSHOT, CLEAR, EVENT_END, EVENT_FIRST, GAP, SELL, SET, TRADE,

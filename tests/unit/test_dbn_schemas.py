@@ -15,7 +15,7 @@ from engine.feeds import open_feeds
 from engine.importing import merged
 from handlers.domain import reasons
 from handlers.ingest.errors import NotAFeedError
-from handlers.ingest.venues.dbn_grid import multiplier_of
+from handlers.ingest.dbn.grid import multiplier_of
 from transport.instruments import Instrument
 from transport.records import (
     AUCTION, BAR, BOOK_DELTA, BUY, CLOSED, EVENT_END, HALT, INSTRUMENT, PAUSED, PRE_OPEN, QUOTE, SELL, STATUS, TRADE, TRADING, UNKNOWN_STATUS,

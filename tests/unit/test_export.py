@@ -21,7 +21,7 @@ from engine.export import FORMATS, TABLES, TOP, ExportError, columns_of, decimal
 from engine.tables import COLUMNS, DECIMAL_KINDS, KINDS_OF, NUMBER_KINDS, TEXT_KINDS
 from handlers.domain import reasons
 from handlers.domain.schema import FEATURES, SCHEMA_ID
-from handlers.ingest.venues.synthetic import SyntheticFeed
+from handlers.ingest.synthetic.feed import SyntheticFeed
 from transport.instruments import Instrument, plain
 from transport.records import (
     ACCEPTED,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from handlers.domain.reasons import HISTORY_HOLE, HISTORY_OVERLAP, MISSING_FIELD, QTY_OFF_GRID, UNFINISHED_BAR
-from handlers.ingest.venues.captures import open_feed
+from handlers.ingest.formats import open_feed
 from handlers.ingest.venues.joining import ATTEMPTS, Join
 from handlers.ingest.venues.own_lines import OwnLine
 from tests.unit.capture_lines import T0_MS, T0_NS, line, trade

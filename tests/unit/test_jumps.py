@@ -14,8 +14,9 @@ import zstandard
 from handlers.domain import reasons
 from handlers.ingest.feed import Feed, message_index
 from handlers.ingest.jumps import CONFIRM_LINES, JUMP_NS, JUMPED, NO_TIME, JumpRule, jumps
-from handlers.ingest.venues import capture, dbn_files
-from handlers.ingest.venues.captures import open_feed
+from handlers.ingest.venues import capture
+from handlers.ingest.dbn import files as dbn_files
+from handlers.ingest.formats import open_feed
 from transport.records import BOOK_DELTA, BOOK_SNAPSHOT, GAP, TRADE
 
 from tests.unit.capture_lines import BTC, T0_NS, depth, feed_of, rows_of, snapshot, trade

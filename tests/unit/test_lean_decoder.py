@@ -20,10 +20,10 @@ from handlers.domain.reasons import (
 )  # fmt: skip
 from handlers.ingest.errors import FeedError, NotAFeedError
 from handlers.ingest.jumps import NO_TIME
-from handlers.ingest.venues import lean_files
-from handlers.ingest.venues.captures import open_feed
-from handlers.ingest.venues.lean import LeanFeed
-from handlers.ingest.venues.lean_rows import DROP, DROP_LOCKED, KEEP, LETTER_AT, SUSPICIOUS
+from handlers.ingest.lean import files as lean_files
+from handlers.ingest.formats import open_feed
+from handlers.ingest.lean.feed import LeanFeed
+from handlers.ingest.lean.rows import DROP, DROP_LOCKED, KEEP, LETTER_AT, SUSPICIOUS
 from transport.instruments import Instrument
 from transport.records import ASK, BAR, BID, EVENT_END, NO_SIDE, QUOTE, REC, TRADE
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.domain import reasons
-from handlers.ingest.venues import live_lines
-from handlers.ingest.venues.live import LiveSource
-from handlers.ingest.venues.live_lines import WaitingLines
+from handlers.ingest.live import lines as live_lines
+from handlers.ingest.live.source import LiveSource
+from handlers.ingest.live.lines import WaitingLines
 from handlers.ingest.venues.okx import Okx, OkxStream
 from handlers.ingest.venues.own_lines import LIFE_URL, MARK, OwnLine, life, opened, read, write
 from handlers.ingest.venues.protocol import Refused

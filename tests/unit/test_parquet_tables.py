@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from handlers.ingest.errors import NotAFeedError, UnreadableError
-from handlers.ingest.venues import parquet
-from handlers.ingest.venues.table_map import Columns, TableMap, TableTime
-from handlers.ingest.venues.tables import TableFeed
+from handlers.ingest.tables import parquet
+from handlers.ingest.tables.map import Columns, TableMap, TableTime
+from handlers.ingest.tables.feed import TableFeed
 from tests.unit.made_tables import T0, TRADES, counted, of_text, opened, rows_of
 from transport.instruments import Instrument
 from transport.records import NO_SIDE, SELL

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.ingest.venues import rest
+from handlers.ingest.live import rest
 
 
 @contextmanager

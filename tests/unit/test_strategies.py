@@ -20,7 +20,7 @@ from engine.session import Session
 from handlers.contract import Handler
 from handlers.domain import reasons
 from handlers.domain.schema import EMA_FAST, EMA_SLOW, MID, VOLATILITY
-from handlers.ingest.venues.synthetic import SyntheticFeed
+from handlers.ingest.synthetic.feed import SyntheticFeed
 from handlers.signals.errors import StrategyError, StrategyNotFound, StrategyRefused
 from handlers.signals.loading import BUILT_IN, PROTOTYPE, LoadedStep, compile_step, new_state
 from transport import compiled

@@ -14,7 +14,7 @@ from engine.line import build_line
 from engine.run_folder import open_run
 from engine.summary import Tally
 from handlers.domain import reasons
-from handlers.ingest.venues.synthetic import synthetic_instruments
+from handlers.ingest.synthetic.feed import synthetic_instruments
 from tests.runs import BOTH_STRATEGIES, config_file, log_rows, replayed, table
 from transport.records import (
     ACK, AFTER_FILL, BUY, COMMAND, FILL, MARKED, NAME_OF, ORDER, POSITION, REJECT, SET_POSITION, SYNTHETIC, TIMER, TRADE, empty,

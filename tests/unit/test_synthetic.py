@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from handlers.ingest.venues.synthetic import INSTRUMENTS_MAX, START_NS, SyntheticFeed
-from handlers.ingest.venues.synthetic_flow import DEPTH, KEEP, LEVELS_MIN, PENDING_ROWS
+from handlers.ingest.synthetic.feed import INSTRUMENTS_MAX, START_NS, SyntheticFeed
+from handlers.ingest.synthetic.flow import DEPTH, KEEP, LEVELS_MIN, PENDING_ROWS
 from transport.records import (
     ASK,
     BID,

@@ -11,8 +11,8 @@ from engine.errors import ConfigError
 from engine.table_maps import read_map
 from engine.tables import COLUMNS
 from handlers.ingest.errors import NotAFeedError
-from handlers.ingest.venues.captures import open_feed
-from handlers.ingest.venues.table_layouts import _EXPORTED
+from handlers.ingest.formats import open_feed
+from handlers.ingest.tables.layouts import _EXPORTED
 from tests.unit.made_tables import HEAD, T0, counted, rows_of
 
 GOOD = """kind = "trade"

@@ -13,7 +13,7 @@ from engine.export import write_table
 from engine.feeds import open_feeds
 from engine.journaling import MarketHash
 from handlers.ingest.feed import Rows
-from handlers.ingest.venues.synthetic import SyntheticFeed
+from handlers.ingest.synthetic.feed import SyntheticFeed
 from tests.unit.made_tables import rows_of
 from transport.instruments import Instrument
 from transport.records import BAR, EVENT_END, QUOTE, TRADE, copied, empty

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from handlers.domain.reasons import TIME_OUT_OF_RANGE, WRONG_TYPE
-from handlers.ingest.venues.table_times import clock_of, read_time
+from handlers.ingest.tables.times import clock_of, read_time
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NOON = 1_723_161_256_322_000_000  # 2024-08-08T23:54:16.322Z

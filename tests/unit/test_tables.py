@@ -14,8 +14,9 @@ import pytest
 import zstandard
 
 from handlers.ingest.errors import NotAFeedError
-from handlers.ingest.venues import table_files, tables
-from handlers.ingest.venues.table_map import Columns, TableMap, TableTime, TableWords
+from handlers.ingest.tables import files as table_files
+from handlers.ingest.tables import feed as tables
+from handlers.ingest.tables.map import Columns, TableMap, TableTime, TableWords
 from tests.unit.made_tables import HEAD, T0, TRADES, counted, of_text, opened, rows_of
 from transport.instruments import Instrument
 from transport.records import (

@@ -20,9 +20,9 @@ from handlers.domain import reasons
 from handlers.ingest.feed import YEAR_2000_NS, YEAR_2100_NS, Rows
 from handlers.ingest.venues import capture as module
 from handlers.ingest.venues.capture import CaptureFeed
-from handlers.ingest.venues.captures import PROTOCOLS, open_feed
+from handlers.ingest.formats import PROTOCOLS, open_feed
 from handlers.ingest.venues.levels import MESSAGE
-from handlers.ingest.venues.live_feed import STREAMS
+from handlers.ingest.live.feed import STREAMS
 from handlers.ingest.venues.protocol import (
     APPLY, BREAK, HOLD, NO_CHECK, NO_JSON, REPEATED, STALE, Line, Parsed, Places, Protocol, Refused,
 )  # fmt: skip

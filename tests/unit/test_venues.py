@@ -14,7 +14,7 @@ import pytest
 from handlers.domain import reasons
 from handlers.ingest.errors import NotAFeedError
 from handlers.ingest.feed import Feed
-from handlers.ingest.venues.captures import open_feed
+from handlers.ingest.formats import open_feed
 from transport.records import (
     BAR, BOOK_DELTA, BOOK_SNAPSHOT, BUY, CONNECTION, DISCONNECTED, EVENT_END, GAP, NO_INSTRUMENT, QUOTE, SELL, TRADE,
 )  # fmt: skip

@@ -86,7 +86,7 @@ class HeldDepth:
 
 
 class CaptureFeed(Feed):
-    """One capture, as `survey` found it; `venues.captures` opens it."""
+    """One capture, as `survey` found it; `handlers.ingest.formats` opens it."""
 
     def __init__(self, name: str, paths: Sequence[Path], form: Form, survey: Survey, instruments: Sequence[Instrument]) -> None:
         load(write_rows)

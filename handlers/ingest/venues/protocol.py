@@ -6,7 +6,7 @@
                       records ◄── capture.py lets through, holds or drops ◄── BookRule of the instrument: may it reach the book?
 
 A protocol is the same object for a recorded capture and a live connection: what it learns (which prices stand behind the ids of a
-book) it learns from the messages alone, in their order. A new venue is one module with one subclass, listed in `venues.captures`;
+book) it learns from the messages alone, in their order. A new venue is one module with one subclass, listed in `handlers.ingest.formats`;
 `tests/unit/test_venue_contract.py` is run over every one of them.
 """
 

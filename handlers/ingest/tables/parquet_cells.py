@@ -10,9 +10,9 @@ from handlers.domain.borrowed import borrow
 from handlers.domain.reasons import NOT_A_NUMBER, OUT_OF_INT64, TIME_OUT_OF_RANGE, UNKNOWN_SYMBOL
 from handlers.ingest.decimals import scale_units
 from handlers.ingest.feed import YEAR_2100_NS
-from handlers.ingest.venues.table_cells import finish_row, read_flag, read_side, read_value
-from handlers.ingest.venues.table_plan import IS_SNAPSHOT, SIDE, SYMBOL, TIME, find_symbol, grid_of
-from handlers.ingest.venues.table_times import YEAR_1971_NS, read_time, to_utc
+from handlers.ingest.tables.cells import finish_row, read_flag, read_side, read_value
+from handlers.ingest.tables.plan import IS_SNAPSHOT, SIDE, SYMBOL, TIME, find_symbol, grid_of
+from handlers.ingest.tables.times import YEAR_1971_NS, read_time, to_utc
 from transport.compiled import kernel
 
 TOLERANCE = 1e-6  # of a step: how far from the grid a double may lie

@@ -22,7 +22,7 @@ from handlers.domain.reasons import (
 )  # fmt: skip
 from handlers.ingest.feed import Rows
 from handlers.ingest.jumps import NO_TIME, Times
-from handlers.ingest.venues.dbn_decoding import (
+from handlers.ingest.dbn.decoding import (
     F_DOUBTED, F_LAST, F_SNAPSHOT, SIDES, Column, Decoding, Lines, by_letter, letters, refusals, worse,
 )  # fmt: skip
 from transport.instruments import INT64_MAX

@@ -1,4 +1,4 @@
-"""Databento's files (DBN) of any schema and version as a feed: what the records become is in `dbn_layouts` and the decoders it names.
+"""Databento's files (DBN) of any schema and version as a feed: what the records become is in `layouts` and the decoders it names.
 
     blocks ─► lines: layout, receive time, origin ─► the rule for jumps ─► runs of whole events ─► a decoder for each layout ─► rows by origin
 
@@ -23,17 +23,17 @@ from handlers.domain.reasons import TRUNCATED, UNKNOWN_RECORD, UNREADABLE
 from handlers.ingest.errors import FeedError, NotAFeedError, TruncatedError
 from handlers.ingest.feed import Feed, Rows, choose_instruments, split_at_events
 from handlers.ingest.jumps import JUMP_NS, NO_TIME, JumpRule, Times
-from handlers.ingest.venues import dbn_rows
-from handlers.ingest.venues.dbn_decoding import F_LAST, F_SNAPSHOT, Decoding, Lines, received
-from handlers.ingest.venues.dbn_files import Bytes, layouts, present, read_metadata, read_records, unused, viewed
-from handlers.ingest.venues.dbn_grid import Grid, inferred, known_future, stated
-from handlers.ingest.venues.dbn_layouts import (
+from handlers.ingest.dbn import rows as dbn_rows
+from handlers.ingest.dbn.decoding import F_LAST, F_SNAPSHOT, Decoding, Lines, received
+from handlers.ingest.dbn.files import Bytes, layouts, present, read_metadata, read_records, unused, viewed
+from handlers.ingest.dbn.grid import Grid, inferred, known_future, stated
+from handlers.ingest.dbn.layouts import (
     BARS, DEFINITIONS, EVENTS, LAYOUTS, LEVELS, ORDERS, QUOTES, SAMPLED, SPARSE, SPARSE_JUMP_NS, STATUSES, TRADES,
     UNDEF_PRICE, WITHOUT_ROWS, Layout,
 )  # fmt: skip
-from handlers.ingest.venues.dbn_mbo import OrdersDecoder
-from handlers.ingest.venues.dbn_mbp import LevelsDecoder
-from handlers.ingest.venues.dbn_symbols import Symbols, symbols_of
+from handlers.ingest.dbn.mbo import OrdersDecoder
+from handlers.ingest.dbn.mbp import LevelsDecoder
+from handlers.ingest.dbn.symbols import Symbols, symbols_of
 from transport.instruments import Instrument
 from transport.records import SLOT_BYTES, empty
 

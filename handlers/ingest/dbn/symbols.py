@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handlers.ingest.errors import FeedError, NotAFeedError
-from handlers.ingest.venues.dbn_files import read_records, viewed
-from handlers.ingest.venues.dbn_layouts import RTYPE_MAPPING, SECOND_NS
+from handlers.ingest.dbn.files import read_records, viewed
+from handlers.ingest.dbn.layouts import RTYPE_MAPPING, SECOND_NS
 
 FOREVER_NS = 2**63 - 1
 

@@ -15,18 +15,18 @@ from handlers.ingest.venues.bybit import Bybit
 from handlers.ingest.venues.capture import CaptureFeed
 from handlers.ingest.venues.capture_lines import Form, form_of
 from handlers.ingest.venues.coinbase import Coinbase
-from handlers.ingest.venues.dbn import DbnFeed
-from handlers.ingest.venues.dbn_files import MAGIC, told_fragment
+from handlers.ingest.dbn.feed import DbnFeed
+from handlers.ingest.dbn.files import MAGIC, told_fragment
 from handlers.ingest.venues.kraken import Kraken
-from handlers.ingest.venues.lean import LeanFeed
-from handlers.ingest.venues.lean_files import find_csv
-from handlers.ingest.venues.lean_rows import KEEP
+from handlers.ingest.lean.feed import LeanFeed
+from handlers.ingest.lean.files import find_csv
+from handlers.ingest.lean.rows import KEEP
 from handlers.ingest.venues.okx import Okx
 from handlers.ingest.venues.own_lines import MARK, read
 from handlers.ingest.venues.protocol import Protocol, Refused
 from handlers.ingest.venues.survey import survey_capture
-from handlers.ingest.venues.table_layouts import ReadMap, layout_of
-from handlers.ingest.venues.tables import TableFeed
+from handlers.ingest.tables.layouts import ReadMap, layout_of
+from handlers.ingest.tables.feed import TableFeed
 from transport.instruments import Instrument
 
 PROTOCOLS: tuple[type[Protocol], ...] = (Binance, Okx, Kraken, Coinbase, Bitmex, Bybit)
@@ -50,7 +50,7 @@ def open_feed(
     `instruments` is the configuration's table; a venue it does not name gets instruments inferred from the feed, or as `known` (what
     the definitions of another feed state) describes them. `read_map` reads the map beside a table; without it only tables that need
     none are opened. `crossed_quotes` is the configuration's word on quotes without a book behind them (KEEP, DROP, DROP_LOCKED of
-    lean_rows). Raises FeedError with a text for the user: no such file, not a feed, files of different formats; and what `read_map`
+    lean.rows). Raises FeedError with a text for the user: no such file, not a feed, files of different formats; and what `read_map`
     raises.
     """
     paths = feed_files(spec)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handlers.ingest.errors import FeedError
-from handlers.ingest.venues.dbn_layouts import UNDEF_PRICE
+from handlers.ingest.dbn.layouts import UNDEF_PRICE
 from transport.instruments import Instrument
 
 NANO = 10**9  # DBN counts prices in 1e-9

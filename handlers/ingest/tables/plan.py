@@ -16,8 +16,8 @@ import numpy as np
 from handlers.domain.borrowed import borrow
 from handlers.domain.reasons import OUT_OF_RANGE, PRICE_OFF_GRID, QTY_OFF_GRID
 from handlers.ingest.decimals import grid_step
-from handlers.ingest.venues.table_map import KIND_OF, TableMap, place_of
-from handlers.ingest.venues.table_times import Clock, clock_of
+from handlers.ingest.tables.map import KIND_OF, TableMap, place_of
+from handlers.ingest.tables.times import Clock, clock_of
 from transport.compiled import kernel
 from transport.instruments import Instrument
 from transport.records import REC

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from handlers.domain.reasons import DOC, TIME_JUMP, TIME_OUT_OF_RANGE, UNKNOWN_SYMBOL
 from handlers.ingest.feed import YEAR_2000_NS, YEAR_2100_NS, Rows
 from handlers.ingest.jumps import JUMPED, NO_TIME, Times
-from handlers.ingest.venues.dbn_grid import Grid
-from handlers.ingest.venues.dbn_layouts import BARS, Layout
+from handlers.ingest.dbn.grid import Grid
+from handlers.ingest.dbn.layouts import BARS, Layout
 from transport.instruments import Instrument
 from transport.records import ASK, BID, NO_SIDE, empty
 

@@ -25,10 +25,10 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from handlers.ingest.errors import FeedError
-from handlers.ingest.venues import rest
-from handlers.ingest.venues.live_lines import Taken, WaitingLines
+from handlers.ingest.live import rest
+from handlers.ingest.live.lines import Taken, WaitingLines
 from handlers.ingest.venues.own_lines import MARK, OwnLine, write
-from handlers.ingest.venues.past import Past
+from handlers.ingest.live.past import Past
 from handlers.ingest.venues.protocol import NO_JSON
 from handlers.ingest.venues.stream import Stream
 from transport.records import CONNECT_FAILED, CONNECTED, CONNECTING, DISCONNECTED, OVERRUN, RESYNC, SUBSCRIBED

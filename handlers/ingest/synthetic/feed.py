@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handlers.ingest.feed import Feed, Rows
-from handlers.ingest.venues.synthetic_flow import FEED, PENDING, PENDING_ROWS, STREAM, generate
+from handlers.ingest.synthetic.flow import FEED, PENDING, PENDING_ROWS, STREAM, generate
 from transport.instruments import Instrument
 from transport.records import empty
 

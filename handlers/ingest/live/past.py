@@ -10,14 +10,14 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from handlers.ingest.venues import rest
+from handlers.ingest.live import rest
 from handlers.ingest.venues.own_lines import OwnLine, write
 from handlers.ingest.venues.protocol import NO_JSON
 from handlers.ingest.venues.stream import BARS_MAX, MINUTE_MS
 from transport.clock import wall_ns
 
 if TYPE_CHECKING:
-    from handlers.ingest.venues.live import LiveSource
+    from handlers.ingest.live.source import LiveSource
 
 PAGES_MAX = 200  # answers of 1,000 trades before the line is told of a hole, which asks on from there
 REQUESTS_MAX = 5  # for one address, backing off, before it is told that it fails

@@ -18,10 +18,10 @@ from pathlib import Path
 from handlers.ingest.blocks import read_head
 from handlers.ingest.errors import NotAFeedError
 from handlers.ingest.venues.binance import COINM, SPOT, USDM
-from handlers.ingest.venues.parquet import is_parquet, parquet_header
+from handlers.ingest.tables.parquet import is_parquet, parquet_header
 from handlers.ingest.venues.protocol import quote_of
-from handlers.ingest.venues.table_files import HEADER_BYTES, TableFile
-from handlers.ingest.venues.table_map import Columns, Kind, TableMap, TableTime, TableWords
+from handlers.ingest.tables.files import HEADER_BYTES, TableFile
+from handlers.ingest.tables.map import Columns, Kind, TableMap, TableTime, TableWords
 
 ReadMap = Callable[[Path], TableMap]  # raises in words where the file is no map
 BESIDE, OF_FOLDER = ".toml", "map.toml"

@@ -24,7 +24,7 @@ from handlers.domain.reasons import (
 )
 from handlers.ingest.decimals import decimals_in, read_cell
 from handlers.ingest.jumps import NO_TIME
-from handlers.ingest.venues.table_plan import (
+from handlers.ingest.tables.plan import (
     IS_SNAPSHOT,
     PRICE,
     QTY,
@@ -36,7 +36,7 @@ from handlers.ingest.venues.table_plan import (
     find_symbol,
     grid_of,
 )
-from handlers.ingest.venues.table_times import read_time
+from handlers.ingest.tables.times import read_time
 from transport.compiled import kernel
 from transport.records import BAR, BOOK_DELTA, BOOK_SNAPSHOT, BUY, NO_SIDE, QUOTE, SELL, TRADE
 

@@ -24,10 +24,10 @@ from handlers.domain.reasons import (
 from handlers.ingest.errors import FeedError
 from handlers.ingest.feed import Rows
 from handlers.ingest.jumps import NO_TIME, jumps
-from handlers.ingest.venues.lean_files import (
+from handlers.ingest.lean.files import (
     DAILY, DAY_NS, EQUITY, INTERVAL_NS, NO_DAY, TICK, TRADES, LeanFile, day_number, to_utc,
 )  # fmt: skip
-from handlers.ingest.venues.lean_text import ABSENT, COLUMN, HEX, LETTER, NUMBER, STAMP, scan_lines
+from handlers.ingest.lean.text import ABSENT, COLUMN, HEX, LETTER, NUMBER, STAMP, scan_lines
 from transport.instruments import Instrument
 from transport.records import ASK, BAR, BID, EVENT_END, QUOTE, REC, SLOT_BYTES, TRADE, empty
 

@@ -22,11 +22,11 @@ from handlers.domain.reasons import DOC, TRUNCATED, UNKNOWN_SYMBOL, UNREADABLE
 from handlers.ingest.errors import FeedError, NotAFeedError, TruncatedError
 from handlers.ingest.feed import Feed, Rows, choose_instruments, split_at_events
 from handlers.ingest.jumps import NO_TIME
-from handlers.ingest.venues.lean_files import (
+from handlers.ingest.lean.files import (
     EQUITY, HEAD_BYTES, NO_DAY, QUOTES, TICK, TRADES, LeanFile, describe_file, read_lines, read_whole,
 )  # fmt: skip
-from handlers.ingest.venues.lean_text import scan_lines
-from handlers.ingest.venues.lean_rows import (
+from handlers.ingest.lean.text import scan_lines
+from handlers.ingest.lean.rows import (
     KEEP, NANO_DIGITS, Block, Decoded, Grid, Quoted, decode_bars, decode_quotes, decode_trades, grid_of, ordered,
 )  # fmt: skip
 from transport.compiled import load

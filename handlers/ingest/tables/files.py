@@ -13,9 +13,9 @@ import numpy as np
 from handlers.ingest.blocks import LINE_BYTES_MAX, read_blocks, read_head
 from handlers.ingest.errors import NotAFeedError, UnreadableError
 from handlers.ingest.feed import Rows
-from handlers.ingest.venues.table_cells import Work, decode_lines, scan_lines
-from handlers.ingest.venues.table_map import TableMap
-from handlers.ingest.venues.table_plan import SYMBOLS_MAX, Plan, bind_plan, name_at, new_symbols, wide_symbols
+from handlers.ingest.tables.cells import Work, decode_lines, scan_lines
+from handlers.ingest.tables.map import TableMap
+from handlers.ingest.tables.plan import SYMBOLS_MAX, Plan, bind_plan, name_at, new_symbols, wide_symbols
 from transport.instruments import Instrument
 from transport.records import empty
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from handlers.ingest.blocks import read_blocks
 from handlers.ingest.errors import FeedError, NotAFeedError, TruncatedError, UnreadableError
-from handlers.ingest.venues.dbn_layouts import NO_LAYOUT, UNUSED, layout_of
-from handlers.ingest.venues.dbn_walk import RECORD_BYTES_MIN, find_records
+from handlers.ingest.dbn.layouts import NO_LAYOUT, UNUSED, layout_of
+from handlers.ingest.dbn.walk import RECORD_BYTES_MIN, find_records
 
 MAGIC = b"DBN"
 DBZ_MAGIC = b"DBZ"  # behind the 8 bytes of a skippable zstd frame

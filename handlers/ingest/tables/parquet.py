@@ -22,10 +22,10 @@ from handlers.domain.reasons import MISSING_FIELD
 from handlers.ingest.blocks import read_head
 from handlers.ingest.errors import NotAFeedError, UnreadableError
 from handlers.ingest.jumps import NO_TIME
-from handlers.ingest.venues.parquet_cells import counts_to_times, doubles_to_units, finish_rows, scale_column, texts_to_words
-from handlers.ingest.venues.table_cells import EMPTY, Work
-from handlers.ingest.venues.table_files import DECIMALS_MAX, Batch, TableFile, bound
-from handlers.ingest.venues.table_plan import EVENT, IS_SNAPSHOT, PRICE, QTY, RECV, REFUSED, SIDE, SYMBOL, TIME, WITH_LAST, Plan, wide_symbols
+from handlers.ingest.tables.parquet_cells import counts_to_times, doubles_to_units, finish_rows, scale_column, texts_to_words
+from handlers.ingest.tables.cells import EMPTY, Work
+from handlers.ingest.tables.files import DECIMALS_MAX, Batch, TableFile, bound
+from handlers.ingest.tables.plan import EVENT, IS_SNAPSHOT, PRICE, QTY, RECV, REFUSED, SIDE, SYMBOL, TIME, WITH_LAST, Plan, wide_symbols
 from transport.records import BOOK_DELTA, BOOK_SNAPSHOT, empty
 
 MAGIC = b"PAR1"

@@ -26,9 +26,9 @@ from handlers.domain.reasons import (
     NOT_POSITIVE, OUT_OF_INT64, PRICE_OFF_GRID, QTY_OFF_GRID, UNKNOWN_RECORD,
 )  # fmt: skip
 from handlers.ingest.feed import Rows
-from handlers.ingest.venues.dbn_decoding import SIDES, Column, Decoding, Lines, Mask, letters, refusals, worse
-from handlers.ingest.venues.dbn_grid import multiplier_of
-from handlers.ingest.venues.dbn_layouts import UNDEF_PRICE, Layout
+from handlers.ingest.dbn.decoding import SIDES, Column, Decoding, Lines, Mask, letters, refusals, worse
+from handlers.ingest.dbn.grid import multiplier_of
+from handlers.ingest.dbn.layouts import UNDEF_PRICE, Layout
 from transport.instruments import INT64_MAX
 from transport.records import (
     AUCTION, BAR, CLOSED, EVENT_END, HALT, INSTRUMENT, PAUSED, PRE_OPEN, QUOTE, SLOT_BYTES, STATUS, TRADE, TRADING, UNKNOWN_STATUS, copied,

@@ -1,4 +1,4 @@
-"""Market-by-price records as a feed of L2 records: columns for the kernel of `dbn_levels`, and what it counted."""
+"""Market-by-price records as a feed of L2 records: columns for the kernel of `levels`, and what it counted."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from numpy.lib.stride_tricks import as_strided
 
 from handlers.domain.reasons import NAME, UNKNOWN_RECORD
 from handlers.ingest.feed import Rows
-from handlers.ingest.venues.dbn_decoding import (
+from handlers.ingest.dbn.decoding import (
     F_DOUBTED, F_LAST, SIDES, Decoding, Lines, by_letter, letters, refusals, told, worse,
 )  # fmt: skip
-from handlers.ingest.venues.dbn_layouts import LEVEL_BYTES, Layout
-from handlers.ingest.venues.dbn_levels import LINE, STATE, STEPS, new_tally, write_levels
-from handlers.ingest.venues.dbn_rows import priced
+from handlers.ingest.dbn.layouts import LEVEL_BYTES, Layout
+from handlers.ingest.dbn.levels import LINE, STATE, STEPS, new_tally, write_levels
+from handlers.ingest.dbn.rows import priced
 from transport.compiled import load
 from transport.records import copied, empty
 

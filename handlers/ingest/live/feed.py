@@ -21,10 +21,10 @@ from handlers.ingest.venues.capture import BATCH_LINES, CaptureFeed
 from handlers.ingest.venues.capture_lines import Nanoseconds
 from handlers.ingest.venues.coinbase import CoinbaseStream
 from handlers.ingest.venues.kraken import KrakenStream
-from handlers.ingest.venues.live import LiveSource
+from handlers.ingest.live.source import LiveSource
 from handlers.ingest.venues.okx import OkxStream
 from handlers.ingest.venues.own_lines import OwnLine
-from handlers.ingest.venues.past import BACK_MS
+from handlers.ingest.live.past import BACK_MS
 from handlers.ingest.venues.protocol import MS, Refused
 from handlers.ingest.venues.stream import Stream
 from handlers.ingest.venues.survey import Survey

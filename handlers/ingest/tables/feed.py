@@ -18,10 +18,10 @@ from handlers.domain.reasons import DOC, TIME_JUMP, TRUNCATED, UNREADABLE
 from handlers.ingest.errors import FeedError, NotAFeedError, TruncatedError
 from handlers.ingest.feed import Feed, Rows, choose_instruments, split_at_events
 from handlers.ingest.jumps import JUMP_NS, JUMPED, NO_TIME, JumpRule
-from handlers.ingest.venues.parquet import is_parquet, parquet_batches, parquet_header, scan_parquet
-from handlers.ingest.venues.table_cells import EMPTY
-from handlers.ingest.venues.table_events import mark_events
-from handlers.ingest.venues.table_files import (
+from handlers.ingest.tables.parquet import is_parquet, parquet_batches, parquet_header, scan_parquet
+from handlers.ingest.tables.cells import EMPTY
+from handlers.ingest.tables.events import mark_events
+from handlers.ingest.tables.files import (
     SCAN_BYTES,
     SCAN_BYTES_MIN,
     Batch,
@@ -31,7 +31,7 @@ from handlers.ingest.venues.table_files import (
     csv_header,
     scan_csv,
 )
-from handlers.ingest.venues.table_plan import SYMBOLS_MAX
+from handlers.ingest.tables.plan import SYMBOLS_MAX
 from transport.instruments import Instrument
 from transport.records import EVENT_END, copied, empty
 
