@@ -10,12 +10,14 @@ that the market really left is left by us as well.
 
 The estimates. A scale is the exponential mean of what it is of, each value cut at CUT times the mean before it goes in,
 
-    m += alpha (min(x, CUT max(m, 1)) - m),   alpha = 2 / (window + 1);   the first `warmup` values: their plain mean, no judgement
+    m += alpha (min(x, CUT max(m, 1)) - m),   alpha = 2 / (window + 1)
 
 which is Huber's psi on an exponential mean (Huber 1964; on exponential smoothing Gelper, Fried & Croux 2010): one wild value
 moves it by at most (CUT - 1) alpha of itself, and a market that is n times as wild is caught up with in ln(n) / ((CUT - 1) alpha)
-records. A trade at the price before is no change: were three of four such, the cut would take the mean to nothing. Of normal
-changes it is E|x| = 0.7979 sigma less 0.06 %, what the cut takes; of exponential quantities the mean less 2 %.
+records. The first `warmup` values are not judged: m is then their plain mean, without the greatest, and from the third on each is cut
+likewise; for nothing is usual yet that a wild one could be told by, and one that made the mean would blind the check for thousands.
+A trade at the price before is no change: were three of four such, the cut would take the mean to nothing. Of normal changes it is
+E|x| = 0.7979 sigma less 0.06 %, what the cut takes; of exponential quantities the mean less 2 %.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ import numpy as np
 from handlers.domain import reasons
 from handlers.domain.borrowed import borrow
 from handlers.domain.memory import copy_slot, zero_slot
+from handlers.ingest.sequencer import PRICE_MAX
 from transport.compiled import kernel
 from transport.records import (
     BAR, BOOK_DELTA, BOOK_SNAPSHOT, EVENT_END, HALT, QUOTE, STATUS, SUSPECT, SYNTHETIC, TRADE, TRADING, WARMUP,
@@ -68,7 +71,9 @@ SEEN = np.dtype(
         ("trade_ticks", "i8"), ("leaps", "i8"),  # price of the trade believed last; trades in a row far from it
         ("change", "f8"), ("changes", "i8"),  # mean change of the price from trade to trade where it changed, ticks; how many
         ("volume", "f8"), ("volumes", "i8"),  # mean lots of a trade; how many
+        ("change_most", "f8"), ("volume_most", "f8"),  # greatest of them in the warm-up, in neither mean
         ("id_high", "i8"), ("id_seen", "u8"), ("id_streak", "i8"), ("id_behind", "i8"), ("lost", "i8"),
+        ("jump_high", "i8"), ("jump_seen", "u8"), ("jump_lost", "i8"),  # as these stood before a jump that no trade has followed yet; 0 none
         ("skew_min", "i8"), ("skew_max", "i8"), ("skews", "i8"), ("stride", "i8"), ("kept", "i8"),  # ns; samples in `skews`
         ("open", "i8"),  # the instrument is within an event of several records
         ("halted", "i8"), ("clean", "i8"),  # reason of our own halt, 0 none; records since without objection
@@ -117,11 +122,15 @@ def objected(w, check, r, row, value, limit):
 
 
 @kernel(inline=True)
-def fold_scale(mean, n, x, p):
-    """The scale after value `x` >= 0, `n` values before it."""
-    if n < p.warmup:
-        return mean + (x - mean) / (n + 1)
-    return mean + p.alpha * (min(x, CUT * max(mean, 1.0)) - mean)
+def fold_scale(mean, most, n, x, p):
+    """(the scale, the greatest value of the warm-up) after value `x` >= 0, `n` values before it."""
+    if n == 0:
+        return x, x
+    cut = CUT * max(mean, 1.0)
+    if n >= p.warmup:
+        return mean + p.alpha * (min(x, cut) - mean), most
+    less = min(x, most)
+    return mean + ((min(less, cut) if n > 1 else less) - mean) / n, max(x, most)
 
 
 @kernel
@@ -162,15 +171,21 @@ def check_times(w, s, r, row, lane):
 @kernel(inline=True)
 def outside(limits, price, lots):
     """Whether a price or a quantity is beyond its instrument's bounds."""
-    return price < limits.price_min or price > limits.price_max or lots > limits.qty_max
+    return price < limits.price_min or price > limits.price_max or lots > limits.qty_max or lots < 0
+
+
+@kernel(inline=True)
+def untaken(price):
+    """Whether no line takes the price: INGEST refuses the record, so that nothing is held against it, nor it against anything."""
+    return price < -PRICE_MAX or price > PRICE_MAX
 
 
 @kernel
 def out_of_bounds(w, r, row, price, lots):
     """`objected` with the number that is out of bounds, and its bound."""
     limits = w.limits[np.int64(r.instrument_id)]
-    if lots > limits.qty_max:
-        return objected(w, BOUNDS, r, row, lots, limits.qty_max)
+    if lots > limits.qty_max or lots < 0:
+        return objected(w, BOUNDS, r, row, lots, limits.qty_max if lots > 0 else 0)
     return objected(w, BOUNDS, r, row, price, limits.price_min if price < limits.price_min else limits.price_max)
 
 
@@ -197,7 +212,7 @@ def check_trade(w, s, r, row):
         most = p.return_multiple * max(s.change, 1.0)
         far = w.policy[RETURNS] != OFF and s.changes >= p.warmup and change > most
         if change > 0.0:
-            s.change = fold_scale(s.change, s.changes, change, p)
+            s.change, s.change_most = fold_scale(s.change, s.change_most, s.changes, change, p)
             s.changes += 1
         if far:
             s.leaps += 1
@@ -207,24 +222,33 @@ def check_trade(w, s, r, row):
     lots = np.float64(r.qty_lots)
     most = p.volume_multiple * max(s.volume, 1.0)
     grade = objected(w, VOLUME, r, row, lots, most) if s.volumes >= p.warmup and lots > most else np.int64(0)
-    s.volume = fold_scale(s.volume, s.volumes, lots, p)
+    s.volume, s.volume_most = fold_scale(s.volume, s.volume_most, s.volumes, lots, p)
     s.volumes += 1
     return grade
 
 
 @kernel
 def check_jumped_id(w, s, r, row):
-    """A trade id that is not the next one: a gap, one that came late, one that came twice, or another count begun."""
+    """A trade id that is not the next one: a gap, one that came late, one that came twice, or another count begun.
+
+    Until a trade has followed a jump, the one that goes on from before it makes the jump a wrong id: else all behind it came twice.
+    """
     number, learned = r.venue_seq, s.id_streak >= IDS_LEARNED
     ahead = number - s.id_high
     if s.id_high == 0 or not learned:
-        s.id_high, s.id_seen, s.id_streak, s.id_behind = number, np.uint64(1), 0, 0
+        s.id_high, s.id_seen, s.id_streak, s.id_behind, s.jump_high = number, np.uint64(1), 0, 0, 0
         return np.int64(0)
+    if s.jump_high > 0 and -ahead >= IDS_SEEN and 0 < number - s.jump_high < IDS_SEEN:  # it goes on from before: the jump was a wrong id
+        s.id_high, s.id_seen, s.lost = s.jump_high, s.jump_seen, s.jump_lost
+        s.jump_high = 0
+        ahead = number - s.id_high
     if ahead > 0:
+        if s.jump_high == 0:
+            s.jump_high, s.jump_seen, s.jump_lost = s.id_high, s.id_seen, s.lost
         s.id_seen = (s.id_seen << np.uint64(ahead)) | np.uint64(1) if ahead < IDS_SEEN else np.uint64(1)
         s.id_high, s.id_behind = number, 0
         s.lost += ahead - 1
-        return objected(w, ID_GAP, r, row, ahead - 1, 0)
+        return objected(w, ID_GAP, r, row, ahead - 1, 0) if ahead > 1 else np.int64(0)
     if -ahead < IDS_SEEN:
         bit = np.uint64(1) << np.uint64(-ahead)
         if s.id_seen & bit == 0:  # one of those that a gap left out
@@ -246,27 +270,29 @@ def check_id(w, s, r, row):
         s.id_high = number
         s.id_seen = s.id_seen << np.uint64(1) | np.uint64(1)
         s.id_streak += 1
-        s.id_behind = 0
+        s.id_behind = s.jump_high = 0
         return np.int64(0)
     return check_jumped_id(w, s, r, row) if number > 0 else np.int64(0)
 
 
 @kernel(inline=True)
 def check_quote(w, s, r, row):
-    """Bounds of both sides, crossed or locked, and the mid against the band; a side without lots is none."""
+    """Bounds of both sides, else crossed or locked, and the mid against the band; a side without lots is none."""
     limits = w.limits[np.int64(r.instrument_id)]
+    if r.qty_lots != 0 and outside(limits, r.price_ticks, r.qty_lots):
+        return out_of_bounds(w, r, row, r.price_ticks, r.qty_lots)
+    if r.ask_lots != 0 and outside(limits, r.ask_ticks, r.ask_lots):
+        return out_of_bounds(w, r, row, r.ask_ticks, r.ask_lots)
     grade = np.int64(0)
-    if r.qty_lots > 0 and outside(limits, r.price_ticks, r.qty_lots):
-        grade = out_of_bounds(w, r, row, r.price_ticks, r.qty_lots)
-    elif r.ask_lots > 0 and outside(limits, r.ask_ticks, r.ask_lots):
-        grade = out_of_bounds(w, r, row, r.ask_ticks, r.ask_lots)
-    if r.qty_lots <= 0 or r.ask_lots <= 0:
+    if r.qty_lots == 0 or r.ask_lots == 0:
         return grade
     if r.price_ticks > r.ask_ticks:
-        grade = max(grade, objected(w, CROSSED, r, row, r.price_ticks, r.ask_ticks))
+        grade = objected(w, CROSSED, r, row, r.price_ticks, r.ask_ticks)
     elif r.price_ticks == r.ask_ticks:
-        grade = max(grade, objected(w, LOCKED, r, row, r.price_ticks, r.ask_ticks))
-    return grade if grade >= DROPS else max(grade, check_band(w, s, r, row, r.price_ticks + r.ask_ticks))
+        grade = objected(w, LOCKED, r, row, r.price_ticks, r.ask_ticks)
+    if grade >= DROPS or untaken(r.price_ticks) or untaken(r.ask_ticks):
+        return grade
+    return max(grade, check_band(w, s, r, row, r.price_ticks + r.ask_ticks))
 
 
 @kernel(inline=True)
@@ -275,7 +301,7 @@ def check_print(w, s, r, row):
     grade = max(check_times(w, s, r, row, 0), check_id(w, s, r, row))
     if outside(w.limits[np.int64(r.instrument_id)], r.price_ticks, r.qty_lots):
         return max(grade, out_of_bounds(w, r, row, r.price_ticks, r.qty_lots))
-    if grade >= DROPS:
+    if grade >= DROPS or untaken(r.price_ticks):
         return grade
     grade = max(grade, check_band(w, s, r, row, 2 * r.price_ticks))
     return max(grade, check_trade(w, s, r, row)) if s.strikes == 0 else grade

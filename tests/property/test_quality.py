@@ -36,10 +36,12 @@ class Plain:
         self.trade: int | None = None
         self.strikes = self.leaps = self.lost = self.clean = 0
         self.scale = {"change": (0.0, 0), "volume": (0.0, 0)}
+        self.first: dict[str, list[float]] = {"change": [], "volume": []}  # of the warm-up, in order
         self.times: dict[int, int] = {}
         self.skews: list[int] = []
         self.ids: list[int] = []  # seen since they were learned or began again; the last is the highest
         self.streak = self.behind = 0
+        self.before: tuple[list[int], int] | None = None  # ids and trades lost before a jump that nothing has followed
         self.open, self.halted = False, ""
 
     def judged(self, r: Fields) -> int:
@@ -76,7 +78,7 @@ class Plain:
         found = [] if kind == BOOK_SNAPSHOT else self._times(r)
         if kind == TRADE:
             found += self._id(r["venue_seq"])
-            if not LOW <= r["price_ticks"] <= HIGH or r["qty_lots"] > MOST:
+            if not LOW <= r["price_ticks"] <= HIGH or not 0 <= r["qty_lots"] <= MOST:
                 return [*found, "price_bounds"]
             if any(self.policies[key] in ("drop", "halt") for key in found):
                 return found
@@ -86,7 +88,7 @@ class Plain:
             return found + self._quote(r)
         if kind == BAR:
             return found + ["price_bounds"] * (r["low_ticks"] < LOW or r["low_ticks"] > HIGH or not LOW <= r["high_ticks"] <= HIGH)
-        return found + ["price_bounds"] * (not LOW <= r["price_ticks"] <= HIGH or r["qty_lots"] > MOST)
+        return found + ["price_bounds"] * (not LOW <= r["price_ticks"] <= HIGH or not 0 <= r["qty_lots"] <= MOST)
 
     def _times(self, r: Fields) -> list[str]:
         event, found = r["ts_event_ns"], []
@@ -105,10 +107,11 @@ class Plain:
 
     def _quote(self, r: Fields) -> list[str]:
         bid, ask = (r["price_ticks"], r["qty_lots"]), (r["ask_ticks"], r["ask_lots"])
-        found = ["price_bounds"] * any(lots > 0 and (not LOW <= price <= HIGH or lots > MOST) for price, lots in (bid, ask))
-        if bid[1] <= 0 or ask[1] <= 0:
-            return found
-        found += ["crossed"] * (bid[0] > ask[0]) + ["locked"] * (bid[0] == ask[0])
+        if any(lots and (not LOW <= price <= HIGH or not 0 <= lots <= MOST) for price, lots in (bid, ask)):
+            return ["price_bounds"]
+        if not bid[1] or not ask[1]:
+            return []
+        found = ["crossed"] * (bid[0] > ask[0]) + ["locked"] * (bid[0] == ask[0])
         if any(self.policies[key] in ("drop", "halt") for key in found):
             return found
         return found + self._band((bid[0] + ask[0]) / 2)
@@ -144,25 +147,37 @@ class Plain:
 
     def _fold(self, what: str, value: float) -> None:
         mean, n = self.scale[what]
-        step = (value - mean) / (n + 1) if n < PARAMS["warmup"] else 2.0 / (WINDOW + 1) * (min(value, 4.0 * max(mean, 1.0)) - mean)
-        self.scale[what] = (mean + step, n + 1)
+        cut = 4.0 * max(mean, 1.0)
+        if n >= PARAMS["warmup"]:
+            self.scale[what] = (mean + 2.0 / (WINDOW + 1) * (min(value, cut) - mean), n + 1)
+            return
+        greatest = max(self.first[what], default=value)
+        self.first[what].append(value)
+        if n < 2:
+            self.scale[what] = (min(self.first[what]), n + 1)
+        else:  # the greatest waits, the lesser of it and this one counts
+            self.scale[what] = (mean + (min(value, greatest, cut) - mean) / n, n + 1)
 
     def _id(self, number: int) -> list[str]:
         high = max(self.ids, default=0)
         if number <= 0:
             return []
         if high and number == high + 1:
-            self.streak, self.behind = self.streak + 1, 0
+            self.streak, self.behind, self.before = self.streak + 1, 0, None
             self.ids.append(number)
             return []
         if not high or self.streak < LEARNED:
-            self.ids, self.streak, self.behind = [number], 0, 0
+            self.ids, self.streak, self.behind, self.before = [number], 0, 0, None
             return []
+        if self.before and high - number >= SPAN and 0 < number - max(self.before[0]) < SPAN:
+            (self.ids, self.lost), self.before = self.before, None
+            high = max(self.ids)
         if number > high:
+            self.before = self.before or (self.ids.copy(), self.lost)
             self.ids.append(number)
             self.behind = 0
             self.lost += number - high - 1
-            return ["trade_gap"]
+            return ["trade_gap"] * (number > high + 1)
         if high - number < SPAN and number not in self.ids:
             self.ids.insert(0, number)
             self.lost -= 1
@@ -194,7 +209,7 @@ def draw(rng: random.Random, rows: int) -> list[Fields]:
         }  # fmt: skip
         if kind == TRADE:
             number += rng.choice([3, 70, -1, -5, -90]) if rng.random() < 0.01 else 1
-            r["venue_seq"] = 0 if rng.random() < 0.002 else number
+            r["venue_seq"] = rng.choice([0, number + 10**15, number + 70, number + 5]) if rng.random() < 0.008 else number
         elif kind == QUOTE:
             r |= {"ask_ticks": shown + rng.choice([-1, 0, 2, 2, 2, 2]), "ask_lots": rng.choice([0, 4, 4, 4])}
         elif kind == BAR:
@@ -304,6 +319,59 @@ def test_one_wild_trade_moves_the_scale_by_three_alphas() -> None:
     rows = slots([usual] * 50 + [{**usual, "qty_lots": 10**12}])
     judge(watch, rows, 0, np.zeros(51, np.uint8), np.zeros(51, np.uint16))
     assert watch.seen[0]["volume"] == pytest.approx(10 * (1 + 3 * 2 / 31))
+
+
+@pytest.mark.parametrize("at", [0, 1, 50])
+def test_one_wild_trade_before_anything_is_usual_does_not_make_the_scale(at: int) -> None:
+    lots = [10, 12] * 60
+    lots[at] = 10**12
+    watch = new_watch(1, dict.fromkeys(KEYS, "off"), PARAMS | {"warmup": 100}, WINDOW)
+    usual = {"kind": TRADE, "flags": EVENT_END, "ts_recv_ns": 1, "ts_event_ns": 1, "parts": 1, "price_ticks": 100}
+    judge(watch, slots([{**usual, "qty_lots": n} for n in lots]), 0, np.zeros(120, np.uint8), np.zeros(120, np.uint16))
+    assert 10 <= watch.seen[0]["volume"] <= 12
+
+
+def looked_at(records: list[Fields], limits: tuple[int, ...] = (), **policies: str) -> tuple[Any, list[int]]:
+    """Records without a fault but the one planted, through the checks as they are by default: what these know then, and verdicts."""
+    usual = {"flags": EVENT_END, "ts_recv_ns": 1, "ts_event_ns": 1, "parts": 1, "qty_lots": 5}
+    watch = new_watch(1, {**dict.fromkeys(KEYS, "flag"), **policies}, PARAMS, WINDOW)
+    if limits:
+        watch.limits[0] = limits
+    verdicts = np.zeros(len(records), np.uint8)
+    judge(watch, rows_of([{**usual, **r} for r in records]), 0, verdicts, np.zeros(len(records), np.uint16))
+    return watch, verdicts.tolist()
+
+
+@pytest.mark.parametrize("wrong", [10**15, 7_000, 1])
+def test_one_wrong_trade_id_costs_no_trade_behind_it(wrong: int) -> None:
+    trades = [{"kind": TRADE, "price_ticks": 100, "venue_seq": 5000 + n} for n in range(400)]
+    trades[200]["venue_seq"] = wrong
+    watch, verdicts = looked_at(trades, duplicate="drop")
+    assert [n for n, verdict in enumerate(verdicts) if verdict == DROPPED] == ([200] if wrong == 1 else [])
+    assert verdicts[202:] == [PASS] * 198
+    assert watch.seen[0]["lost"] == 1, "that of the trade which bore it"
+
+
+@pytest.mark.parametrize("price", [10**16, -(10**16), 2**61, 2**41])
+def test_a_price_that_no_line_takes_is_not_what_the_next_is_held_against(price: int) -> None:
+    """INGEST refuses it. Ten thousand times its distance is more than an integer holds."""
+    trades = [{"kind": TRADE, "price_ticks": price if n == 30 else 100} for n in range(40)]
+    quotes = [{"kind": QUOTE, "price_ticks": price if n == 30 else 100, "ask_ticks": price + 2 if n == 30 else 102, "ask_lots": 5} for n in range(40)]
+    for records in (trades, quotes):
+        watch, verdicts = looked_at(records, price_band="drop", price_bounds="drop")
+        assert verdicts == [PASS] * 40
+        assert watch.seen[0]["reference"] in (200, 202)
+
+
+def test_a_quantity_below_nothing_is_out_of_bounds_and_in_no_mean() -> None:
+    watch, verdicts = looked_at([{"kind": TRADE, "price_ticks": 100, "qty_lots": -(10**15) if n == 30 else 5} for n in range(40)])
+    assert verdicts == [FLAGGED if n == 30 else PASS for n in range(40)]
+    assert watch.seen[0]["volume"] == 5.0
+
+
+def test_a_quote_out_of_bounds_is_not_what_the_next_is_held_against() -> None:
+    quotes = [{"kind": QUOTE, "price_ticks": price, "ask_ticks": price + 2, "ask_lots": 5} for price in (3000, 1000, 1000)]
+    assert looked_at(quotes, (0, 2000, 10))[1] == [FLAGGED, PASS, PASS]
 
 
 @pytest.mark.parametrize("compiled", [judge, rebuild], ids=lambda k: k.__name__)
