@@ -81,7 +81,17 @@ def _calendar(name: str) -> Any:
             raise ConfigError(
                 f'bars.session = "{name}" is no exchange that is known; a market identifier such as XNYS, or "{ALWAYS}"'
             ) from error
-        except ValueError:  # of some exchanges fewer years are known
-            known = type(exchange_calendars.get_calendar(name))
-            first, last = (None if bound is None else f"{bound:%Y-%m-%d}" for bound in (known.bound_min(), known.bound_max()))
-            return exchange_calendars.get_calendar(name, start=max(YEARS[0], first or ""), end=min(YEARS[1], last or YEARS[1]))
+        except (ValueError, NotImplementedError):  # of some exchanges fewer years are known
+            return _known_years(name)
+
+
+def _known_years(name: str) -> Any:
+    """The library's calendar where it does not know all of YEARS; some of its own it cannot make at all, whatever the years."""
+    import exchange_calendars
+
+    try:
+        known = type(exchange_calendars.get_calendar(name))
+        first, last = (None if bound is None else f"{bound:%Y-%m-%d}" for bound in (known.bound_min(), known.bound_max()))
+        return exchange_calendars.get_calendar(name, start=max(YEARS[0], first or ""), end=min(YEARS[1], last or YEARS[1]))
+    except (ValueError, NotImplementedError) as error:
+        raise ConfigError(f'bars.session = "{name}": this exchange_calendars, {exchange_calendars.__version__}, cannot make it: {str(error)[:200]}') from error

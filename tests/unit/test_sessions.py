@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
+import exchange_calendars
 import numpy as np
 import pytest
 
@@ -60,6 +61,18 @@ def test_sessions_are_apart_in_order_and_none_on_a_holiday() -> None:
 def test_an_exchange_that_is_not_known_is_refused_in_words(name: str) -> None:
     with pytest.raises(ConfigError, match="is no exchange that is known; a market identifier such as XNYS"):
         sessions_of(name)
+
+
+@pytest.mark.parametrize("error", [NotImplementedError("implemented by subclasses"), ValueError("special dates")])
+def test_an_exchange_that_the_library_cannot_make_is_refused_in_words(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Some of its own fail beside some versions of pandas, ASEX and XTAE among them."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(exchange_calendars, "get_calendar", fail)
+    with pytest.raises(ConfigError, match=rf'"ASEX": this exchange_calendars, \S+, cannot make it: {error}'):
+        sessions_of("ASEX")
 
 
 # --- bars over days that change clocks ------------------------------------------------------------------------------------
