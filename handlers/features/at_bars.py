@@ -3,8 +3,9 @@
     bar ──► BAR_INPUT in ticks and lots ──► every feature of the set ──► a long row, eight values a slot
 
 A bar counts once: one of another interval than `bars.interval_s`, where bars are plain, and one that does not open after the last of its
-instrument, are left out, so that a feed's own bars and ours of the same minutes do not add up. Of bars of quotes the bid's count. A
-session is the bar's own, where a calendar says it, else a day of UTC.
+instrument, are left out, so that a feed's own bars and ours of the same minutes do not add up. Bars cut by what was traded all count,
+for several may open at one time, and a feed's own, which are none of them, do not. Of bars of quotes the bid's count. A session is the
+bar's own, where a calendar says it, else a day of UTC.
 """
 
 from __future__ import annotations
@@ -23,7 +24,14 @@ from transport.records import ASK, BY_FEATURES, FEATURE, VALUES_PER_SLOT
 
 LINE = np.dtype([("values", "f8", (VALUES_PER_SLOT,))])  # of memory, or the values of a slot
 SESSION_NS = 86_400 * 10**9
-SHAPE = np.dtype([("parts", "i8"), ("lines", "i8"), ("schema", "u8"), ("bar_ns", "i8")])  # slots a row, lines of memory an instrument
+SHAPE = np.dtype(
+    [
+        ("parts", "i8"),  # slots a row, 0 = none are configured
+        ("lines", "i8"),  # lines of memory an instrument
+        ("schema", "u8"), ("bar_ns", "i8"),
+        ("sized", "i8"),  # 1: bars are cut by what was traded
+    ]
+)  # fmt: skip
 BEFORE_ALL = -(2**63)
 
 
@@ -38,15 +46,15 @@ class Indicators(NamedTuple):
     row: np.ndarray
 
 
-def new_indicators(made: FeatureSet | None, instruments: int, bar_ns: int) -> Indicators:
-    """Memory of every instrument; `bar_ns` 0 takes bars of any interval. The machine code and the parameters stay the set's, which must live as long."""
+def new_indicators(made: FeatureSet | None, instruments: int, bar_ns: int, sized: bool = False) -> Indicators:
+    """Memory of every instrument; `bar_ns` 0 takes bars of any interval, `sized` several of one time. The machine code and the parameters stay the set's, which must live as long."""
     count = len(made.columns) if made else 0
     shape = np.zeros(1, SHAPE)
     memory = np.zeros(1, LINE)
     if made and count:
         memory = made.new_memory(max(1, instruments)).reshape(-1).view(LINE)
         shape["parts"], shape["lines"] = -(-count // VALUES_PER_SLOT), made.slots // VALUES_PER_SLOT
-        shape["schema"], shape["bar_ns"] = indicators_id(made.schema_hash) | count << 32, bar_ns
+        shape["schema"], shape["bar_ns"], shape["sized"] = indicators_id(made.schema_hash) | count << 32, bar_ns, sized
     row = np.zeros(max(1, int(shape["parts"][0])), LINE)
     opened = np.full(max(1, instruments), BEFORE_ALL, np.int64)
     return Indicators(made.plan if made and count else np.zeros(1, PLAN), shape, memory, opened, np.zeros(1, BAR_INPUT), row)
@@ -81,7 +89,8 @@ def add_indicators(state, out, n):
     bar, shape = out[n - 1], state.shape[0]
     i = np.int64(bar.instrument_id)
     other = shape.bar_ns != 0 and bar.interval_ns != shape.bar_ns
-    if other or bar.side == ASK or bar.ts_open_ns <= state.opened[i]:
+    again = shape.sized == 0 and bar.ts_open_ns <= state.opened[i]
+    if other or again or bar.side == ASK:
         return n
     state.opened[i] = bar.ts_open_ns
     x, row = state.input[0], state.row[0]

@@ -5,7 +5,9 @@
 
 A trade is an event wherever it stands in its venue's; the book is read at the end of one alone, so a trade in the middle finds it as it
 stood before. Of the book it is what publishes the top (line.top): its deltas and snapshots, or the quotes, which have one level. While
-a side is empty or the book is not valid there are no levels and no mid, and trades go on. Time is the line's, which never falls.
+a side is empty or the book is not valid there are no levels and no mid, and trades go on. A gap of the book is an event without a book
+and without a row: what is held against the book before begins again, and does not take what was missed for one change. Time is the
+line's, which never falls.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from handlers.features.at_bars import LINE, write_row
 from handlers.features.declare import EVENT_INPUT, ON_BOOK, ON_TRADE
 from handlers.features.feature_set import PLAN, FeatureSet, update_features
 from transport.compiled import kernel
-from transport.records import ASK, BID, BOOK_DELTA, BOOK_SNAPSHOT, EVENT_END, QUOTE, TRADE, VALUES_PER_SLOT
+from transport.records import ASK, BID, BOOK_DELTA, BOOK_SNAPSHOT, EVENT_END, GAP, QUOTE, TRADE, VALUES_PER_SLOT
 
 SHAPE = np.dtype(
     [
@@ -113,7 +115,7 @@ def add_event(state, m, r, out, n):
     """Let the features take record `r` and write their row to out[n] when one is due; returns how many slots are in `out`."""
     shape = state.shape[0]
     ends = r.flags & EVENT_END
-    book = r.kind == QUOTE if shape.quotes else r.kind == BOOK_DELTA or r.kind == BOOK_SNAPSHOT
+    book = r.kind == QUOTE if shape.quotes else r.kind == BOOK_DELTA or r.kind == BOOK_SNAPSHOT or r.kind == GAP
     if r.kind != TRADE and not (book and ends):
         return n
     i = np.int64(r.instrument_id)
@@ -121,7 +123,7 @@ def add_event(state, m, r, out, n):
     take_event(state, x, m, r)
     fault = update_features(state.plan, address_of(state.memory[i * shape.lines]), address_of(x), address_of(row))
     assert fault == 0, "a feature raised"
-    if not ends:
+    if not ends or r.kind == GAP:
         return n
     state.due[i] -= 1
     if state.due[i] > 0:

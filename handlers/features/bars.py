@@ -9,7 +9,8 @@ after it as well. Never before: a record of the same instrument from a later tim
 is over. Intervals begin at the session's open, or at the epoch where no calendar is asked; the last of a session ends with it.
 Nothing is known of an interval without trades, which has no bar. A late trade, one of a closed interval, counts in the bar that is
 open or the next, so that no volume is lost, except across a session's end: then it is in no bar and counted in `late`. A trade
-outside every session is in no bar.
+outside every session is in no bar. A venue time more than AHEAD_NS ahead of the line's is taken for the line's: a single one of
+another year would else hold the bar open that all trades until then are late for.
 
 Bars cut by what was traded, closed by the trade that reaches the size, which is in them whole, or by a session's end:
 
@@ -44,6 +45,7 @@ ON_TRADE, ON_RECORD, ON_TIMER = range(3)
 NEVER = 2**62  # a time after all others
 SUM_MAX = 2**62 - 1  # two of them still add up
 DAY_NS = 86_400 * 10**9
+AHEAD_NS = 3600 * 10**9  # clocks differ by seconds; a time that is written in another zone, or unit, by hours
 
 BAR_STATE = np.dtype(
     [
@@ -104,6 +106,17 @@ def new_bars(sizes: list[int], sessions: np.ndarray | None = None, **rule: float
     return BarsState(rules, found, np.zeros(1, SESSION) if sessions is None or not len(sessions) else sessions)
 
 
+def is_sized(by: int) -> bool:
+    """Whether bars are cut by what was traded, not by a clock."""
+    return by not in (BY_TIME, BY_SESSION)
+
+
+@kernel(inline=True)
+def venue_time(r):
+    """Venue time of a record in the line, or the line's where that cannot be one."""
+    return r.ts_event_ns if r.ts_event_ns <= r.ts_seq_ns + AHEAD_NS else r.ts_seq_ns
+
+
 @kernel
 def close_bar(s, interval_ns, out):
     """Write the open bar's fields to `out`, whose header is the caller's, and forget it; returns the rows written, 0 or 1."""
@@ -126,7 +139,8 @@ def close_bar(s, interval_ns, out):
 @kernel(inline=True)
 def add_trade(s, interval_ns, trade, out):
     """Fold a trade in; returns 1 when it closed the bar before it, which is then in `out`."""
-    start = trade.ts_event_ns - trade.ts_event_ns % interval_ns
+    when = venue_time(trade)
+    start = when - when % interval_ns
     rows = close_bar(s, interval_ns, out) if start > s.ts_open_ns else 0
     price = trade.price_ticks
     if s.trades == 0:
@@ -258,7 +272,7 @@ def cut_trade(bars, b, trade):
     """Fold a trade in; whether the bar has reached its size."""
     rule = bars.rule[0]
     priced, counted = trade.conditions & rule.price_excluded == 0, trade.conditions & rule.volume_excluded == 0
-    if not (priced or counted) or not place_for(bars, b, trade.ts_event_ns):
+    if not (priced or counted) or not place_for(bars, b, venue_time(trade)):
         return False
     sign = sign_of(b, trade, priced)
     if priced:

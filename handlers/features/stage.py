@@ -20,7 +20,8 @@ from handlers.domain.schema import features_of, schema_id
 from handlers.features.at_bars import Indicators, add_indicators, new_indicators
 from handlers.features.at_events import EventFeatures, add_event, new_event_features
 from handlers.features.bars import (
-    BAR_STATE, ON_TIMER, ON_TRADE, BarsState, add_trade, close_bar, cut_quote, cut_trade, end_bar, is_open, new_bars,
+    BAR_STATE, ON_TIMER, ON_TRADE, BarsState, add_trade, close_bar, cut_quote, cut_trade, end_bar, is_open,
+    is_sized, new_bars, venue_time,
 )  # fmt: skip
 from handlers.features.feature_set import FeatureSet
 from handlers.features.streaming import FEATURE_PARAMS, FEATURE_STATE, TOP_BOOK, TOP_QUOTE, update
@@ -71,7 +72,7 @@ def new_features(
     rows = max(1, instruments)
     digest = np.zeros(1, DIGEST)
     digest["due"] = checkpoint - 1
-    at_bars = new_indicators(indicators, instruments, bar_ns)
+    at_bars = new_indicators(indicators, instruments, bar_ns, cut is not None and is_sized(cut.rule[0]["by"]))
     params["indicators"] = at_bars.shape["parts"]
     at_events = new_event_features(events, instruments, row_every, top_quote)
     return FeaturesState(np.zeros(rows, FEATURE_STATE), np.zeros(rows, BAR_STATE), params, digest, cut or new_bars([]), at_bars, at_events)
@@ -145,12 +146,12 @@ def cut_bars(state, r, out):
     counts = r.kind == QUOTE if rule.quotes else r.kind == TRADE
     if not counts and (rule.close_on == ON_TRADE or r.kind > BOOK_SNAPSHOT):
         return n
-    first = sides * np.int64(r.instrument_id)
+    first, when = sides * np.int64(r.instrument_id), venue_time(r)
     for at in range(first, first + sides):
-        n = close_over(state, at, r.ts_event_ns, r, out, n)
+        n = close_over(state, at, when, r, out, n)
     if counts and rule.quotes:
-        cut_quote(cut, cut.open[first], r.ts_event_ns, r.price_ticks, r.qty_lots)
-        cut_quote(cut, cut.open[first + 1], r.ts_event_ns, r.ask_ticks, r.ask_lots)
+        cut_quote(cut, cut.open[first], when, r.price_ticks, r.qty_lots)
+        cut_quote(cut, cut.open[first + 1], when, r.ask_ticks, r.ask_lots)
     elif counts and cut_trade(cut, cut.open[first], r):
         n = write_bar(state, first, r, out, n)
     return n
@@ -218,7 +219,7 @@ def pass_bar(state, r, out):
     begin(row, r, BY_FEATURES, BAR, 0)
     row.side = r.side
     fold_bar(state.digest[0], row)
-    return after_bar(state, out, 1) if state.params[0].indicators else 1
+    return after_bar(state, out, 1) if state.params[0].indicators and not state.indicators.shape[0].sized else 1
 
 
 @kernel(inline=True)

@@ -14,6 +14,8 @@ from handlers.features.bars import (
     BY_NOTIONAL, BY_SESSION, BY_TICK_IMBALANCE, BY_TICKS, BY_TIME, BY_VOLUME, BY_VOLUME_IMBALANCE, NEVER, ON_RECORD, ON_TIMER, ON_TRADE,
     SESSION, SUM_MAX, BarsState, new_bars,
 )  # fmt: skip
+from handlers.features.catalogue import INDICATORS
+from handlers.features.feature_set import FeatureSet
 from handlers.features.stage import ROWS_MAX, FeaturesState, new_features
 from tests.property.test_features import _features, random_book
 from tests.stages import Fields, slots, stamped, trade
@@ -211,7 +213,7 @@ def test_cut_minutes_closed_by_trades_are_the_plain_ones(seed: int) -> None:
 @pytest.mark.parametrize("quotes", [False, True], ids=["book", "quote"])
 def test_feature_rows_beside_cut_minutes_are_those_beside_plain_ones(depth: int, quotes: bool, seed: int) -> None:
     chance = random.Random(seed)
-    records = [{**r, "ts_event_ns": START_NS + k * MINUTE_NS // 7} for k, r in enumerate(random_book(chance))]
+    records = [{**r, **dict.fromkeys(("ts_event_ns", "ts_seq_ns"), START_NS + k * MINUTE_NS // 7)} for k, r in enumerate(random_book(chance))]
     for at in range(0, len(records), 5):
         records.insert(at, {**quoted(records[at]["ts_event_ns"], 99, 101), "flags": chance.choice((0, EVENT_END))})
     found = []
@@ -303,6 +305,44 @@ def test_a_session_ends_bars_that_no_clock_cuts(by: int, size: int) -> None:
 def test_a_day_of_utc_is_the_session_where_no_calendar_is_asked() -> None:
     found = bars_of(new_bars([0, 0], by=BY_SESSION), [printed(DAY_NS - 1, 10, 1), printed(DAY_NS, 20, 1), printed(5 * DAY_NS + 3, 30, 1)])
     assert [b[2:4] for b in found] == [(0, DAY_NS), (DAY_NS, DAY_NS), (5 * DAY_NS, DAY_NS)]
+
+
+@pytest.mark.parametrize("kind", ["plain", "cut", "session", "quotes"])
+def test_a_venue_time_of_another_year_ends_no_bars(kind: str) -> None:
+    """It would hold open the bar that all others until then are late for, and every session would be over."""
+    hours = sessions((START_NS, START_NS + 2 * 3600 * 10**9, 7), (START_NS + DAY_NS, START_NS + 2 * DAY_NS, 8))
+    bars = {
+        "plain": None, "cut": minutes(ON_RECORD), "session": minutes(ON_TRADE, hours),
+        "quotes": new_bars([0] * 4, by=BY_TIME, interval_ns=MINUTE_NS, quotes=1),
+    }[kind]  # fmt: skip
+    found = []
+    for ahead in (0, 3600 * 10**9 - 1, 3600 * 10**9 + 1, 50 * 365 * DAY_NS, NEVER):
+        records = [quoted(at, 9, 11) if kind == "quotes" else printed(at, 10, 1) for at in range(START_NS, START_NS + 5 * MINUTE_NS, MINUTE_NS // 4)]
+        records[6]["ts_event_ns"] = min(records[6]["ts_event_ns"] + ahead, NEVER)
+        state = new_features(2, 5, 20, 10, MINUTE_NS, False, 4096) if bars is None else state_of(new_bars_like(bars))
+        found.append([int(r["ts_open_ns"]) - START_NS for r in rows_of(state, [*records, END])])
+    assert found[0] == found[2] == found[3] == found[4] == [n * MINUTE_NS for n in range(5) for _ in range(1 + (kind == "quotes"))]
+    assert found[1] != found[0], "within an hour it is believed"
+
+
+def new_bars_like(bars: BarsState) -> BarsState:
+    return BarsState(*(part.copy() for part in bars))
+
+
+def test_indicators_take_every_bar_that_opens_at_one_time_where_bars_are_cut_by_trades_and_none_of_the_feeds() -> None:
+    made = FeatureSet([("obv", {})], INDICATORS)
+    of_feed = stamped(BAR, START_NS + 10, open_ticks=1, high_ticks=1, low_ticks=1, close_ticks=1, source_id=FEED_BASE, ts_open_ns=START_NS + 9)
+    for by, size, count in ((BY_TICKS, 2, 8), (BY_TIME, 0, 1)):
+        bars = new_bars([size], by=by, interval_ns=MINUTE_NS)
+        state = new_features(1, 5, 20, 10, 0, False, 4096, 0, bars, indicators=made)
+        records = [*(printed(START_NS, 100 + k, 1) for k in range(16)), END]
+        markets, books = new_markets([False])
+        out = empty(64)
+        rows = slots({**r, "seq": n} for n, r in enumerate(records))
+        kinds = out[: _features(state, markets, books, rows, empty(ROWS_MAX), out)]["kind"].tolist()
+        assert kinds == [BAR, FEATURE] * count
+        n = _features(state, markets, books, slots([of_feed]), empty(ROWS_MAX), out)
+        assert out[:n]["kind"].tolist() == ([BAR] if by == BY_TICKS else [BAR, FEATURE])
 
 
 # --- quotes, conditions, bounds -------------------------------------------------------------------------------------------

@@ -231,7 +231,7 @@ def plain_bars(trades: list[tuple[int, int, int, int]]) -> list[Bar]:
 
 
 def bars_of(trades: list[tuple[int, int, int, int]]) -> list[Bar]:
-    records = [{**trade(BUY, p, q, 1, i), "ts_event_ns": at} for i, at, p, q in trades]
+    records = [trade(BUY, p, q, at, i) for i, at, p, q in trades]
     rows = run([*records, stamped(COMMAND, 1, NO_INSTRUMENT, action=END_OF_FEED)])
     assert set(rows["kind"].tolist()) == {BAR}
     assert set(rows["interval_ns"].tolist()) == {MINUTE_NS}

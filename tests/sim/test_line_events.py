@@ -13,12 +13,19 @@ from engine.config import BarsConfig, Config, FeaturesConfig, IndicatorConfig, L
 from engine.errors import ConfigError
 from engine.line import build_line, event_features_of, indicators_of
 from handlers.domain.schema import EVENT_FEATURES_FROM, INDICATORS_FROM, schema_id
+from handlers.domain.book import new_markets
+from handlers.features.catalogue import MICROSTRUCTURE
 from handlers.features.declare import EVENT_INPUT, ON_BOOK, ON_TRADE
+from handlers.features.feature_set import FeatureSet
+from handlers.features.stage import ROWS_MAX, new_features
 from handlers.ingest.synthetic.feed import SyntheticFeed
+from tests.property.test_features import _features
 from tests.runs import config_file, done, joined, log_rows, replayed, table
-from tests.sim.test_line_indicators import ROWS, SEED, logs_of
+from tests.sim.test_line_indicators import ROWS, SECOND_NS, SEED, logs_of
+from tests.stages import level, slots, snapshot, stamped
 from transport.records import (
-    ASK, BAR, BID, BOOK_DELTA, BOOK_SNAPSHOT, CHECKPOINT, EVENT_END, EVENT_FIRST, FEATURE, QUOTE, SIGNAL, TRADE, VALUES_PER_SLOT, copied,
+    ASK, BAR, BID, BOOK_DELTA, BOOK_SNAPSHOT, CHECKPOINT, EVENT_END, EVENT_FIRST, FEATURE, GAP, QUOTE, SIGNAL, TRADE, VALUES_PER_SLOT, copied,
+    empty,
 )  # fmt: skip
 
 WANTED = (
@@ -135,6 +142,20 @@ def test_rows_at_event_ends_are_those_that_a_batch_over_the_events_gives(top: st
         assert len(values) == len(due) > 100 and ours["part"].tolist() == [0, 1] * len(due)
         assert values[:, :VALUES].tobytes() == due.tobytes()
         assert np.isfinite(due[-1]).all()
+
+
+def test_what_a_gap_of_the_book_hides_is_no_flow() -> None:
+    made = FeatureSet([("order_flow", {"period": 1})], MICROSTRUCTURE)
+    books = (snapshot({99: 10}, {101: 7}, 1), [level(BID, 99, 14, 2)], snapshot({200: 50}, {202: 50}, 3), [level(BID, 200, 53, 4)])
+    found = []
+    for between in ([], [stamped(GAP, 3)]):
+        state = new_features(1, 5, 20, 10, SECOND_NS, False, 4096, events=made)
+        rows = slots({**r, "seq": n} for n, r in enumerate([*books[0], *books[1], *between, *books[2], *books[3]]))
+        markets, orders = new_markets([False])
+        out = empty(4 * len(rows))
+        found.append(event_slots(out[: _features(state, markets, orders, rows, empty(ROWS_MAX), out)])["values"][:, 0].tolist())
+    assert found[0][1:] == [4.0, 50.0 + 7.0, 3.0], "a snapshot alone is a change of the book"
+    assert found[1][1] == 4.0 and np.isnan(found[1][2]) and found[1][3] == 3.0 and len(found[1]) == 4
 
 
 @pytest.mark.parametrize("bars", [BarsConfig(interval_s=1), BarsConfig(by="ticks", size=50), BarsConfig(of="quotes", interval_s=1)], ids=str)
