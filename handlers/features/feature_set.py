@@ -173,6 +173,13 @@ class FeatureSet:
 def _place(feature: Feature, given: dict[str, float], value: int, slot: int) -> Placed:
     params = feature.pack_params(given)
     window, warm_up = feature.sizes(params)
+    return Placed(feature, _label(feature, params, given), params, value, slot, window, warm_up)
+
+
+def _label(feature: Feature, params: np.ndarray[Any, Any], given: dict[str, float]) -> str:
+    """The name and the parameters given, each exactly; with their names where they are not the first there are."""
     told = [p.name for p in feature.parameters if p.name in given]
-    label = "_".join([feature.name, *(f"{params[name][0]:g}" for name in told)])
-    return Placed(feature, label, params, value, slot, window, warm_up)
+    in_order = told == [p.name for p in feature.parameters[: len(told)]]
+    short = {name: f"{params[name][0]:g}" for name in told}
+    exact = (short[name] if float(short[name]) == params[name][0] else repr(params[name][0].item()) for name in told)
+    return "_".join([feature.name, *(text if in_order else name + text for name, text in zip(told, exact, strict=True))])

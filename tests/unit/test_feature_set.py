@@ -40,6 +40,13 @@ def test_values_stand_one_behind_another_under_their_labels() -> None:
     assert heads.tolist() == [[p.window for p in made.placed]] * 2
 
 
+def test_other_parameters_are_another_label() -> None:
+    vpin = [("vpin", {"bucket": n}) for n in (1_234_567, 1_234_568, 2**40)]
+    assert [c.name for c in FeatureSet(vpin, MICROSTRUCTURE).columns] == ["vpin_1234567", "vpin_1234568", "vpin_1099511627776"]
+    emas = [("ema", given) for given in ({"period": 10}, {"seed": 10}, {"seed": 1, "period": 10}, {})]
+    assert [c.name for c in FeatureSet(emas, INDICATORS).columns] == ["ema_10", "ema_seed10", "ema_10_1", "ema"]
+
+
 def test_schema_tells_each_value_and_what_it_is_made_by() -> None:
     made = FeatureSet([("sma", {"period": 3}), ("donchian", {})], INDICATORS)
     assert made.schema.splitlines()[1:] == [
