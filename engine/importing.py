@@ -10,9 +10,11 @@ from engine.feed_loops import merge_rows
 from engine.feeds import OpenFeed, open_feeds
 from engine.journaling import Rows
 from engine.observe.progress import Say, silent
+from engine.quality import windows_of
 from engine.session import Intake
 from handlers.domain import reasons
 from handlers.domain.queue import new_queue
+from handlers.ingest.quality import Gate
 from handlers.ingest.sequencer import Sequencer, new_sequencer, open_window
 from handlers.ingest.lean.rows import KEEP
 from transport.instruments import Instrument
@@ -29,13 +31,15 @@ def _refill(s: Sequencer, intakes: Sequence[Intake]) -> None:
             open_window(s, number, *intake.turn())
 
 
-def merged(feeds: Sequence[OpenFeed], instruments: Sequence[Instrument], rows_max: int) -> tuple[Any, Sequencer]:
-    """(iterator of merged chunks, sequencer whose counters say what was refused)."""
+def merged(
+    feeds: Sequence[OpenFeed], instruments: Sequence[Instrument], rows_max: int, gates: Sequence[Gate] = ()
+) -> tuple[Any, Sequencer]:
+    """(iterator of merged chunks, sequencer whose counters say what was refused); `gates`: the feeds' checks, or none."""
     s = new_sequencer(len(feeds), len(instruments), 0, 0, False)
     reports = new_queue(1)
 
     def chunks() -> Any:
-        intakes = [Intake(f.windows(rows_max)) for f in feeds]
+        intakes = [Intake(windows) for windows in windows_of(feeds, gates, rows_max)]
         for number, intake in enumerate(intakes):
             intake.begin()
             if intake.ahead is None:

@@ -50,6 +50,12 @@ def gates_of(quality: QualityConfig, feeds: Sequence[OpenFeed], instruments: Seq
     return gates
 
 
+def windows_of(feeds: Sequence[OpenFeed], gates: Sequence[Gate], rows_max: int) -> list[Iterator[Rows]]:
+    """Every feed's windows, through its checks where there are any."""
+    plain = [feed.windows(rows_max) for feed in feeds]
+    return [gate.sift(windows, rows_max) for gate, windows in zip(gates, plain, strict=True)] if gates else plain
+
+
 def load_checks(progress: Say = silent) -> None:
     """Compile the checks, or load them from the disk cache, by looking at no record: before anything waits for them."""
     progress("loading kernels" if is_compiled(judge) else COMPILING, 0)

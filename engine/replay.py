@@ -15,13 +15,13 @@ from engine.cores import check_cores, pinned
 from engine.dumped import values_told
 from engine.errors import LineBroken
 from engine.feeds import OpenFeed, open_feeds
-from engine.journaling import Batch, Rows, RunJournal
+from engine.journaling import Batch, RunJournal
 from engine.line import Built, build_line, load_kernels, sequence_first_words
 from engine.loops import run_fused
 from engine.observe.counters import Counters
 from engine.observe.log import get_log
 from engine.observe.progress import COMPILING, Say, silent
-from engine.quality import gates_of, load_checks, reports_of
+from engine.quality import gates_of, load_checks, reports_of, windows_of
 from engine.report import write_report
 from engine.run_folder import begin_run, environment, new_folder, write_json
 from engine.session import Session, standstill, terminable
@@ -109,7 +109,7 @@ def run_feeds(
     tapes = [f.tape.slots for f in feeds if f.tape is not None] if by_reference else None
     names = [i.name for i in instruments]
     journal = RunJournal(folder, facts.run_id, names, tapes, facts.epoch, config.journal.durability, tally, fused_cores[1])
-    windows = _windows(feeds, gates, config.runtime.chunk_rows)
+    windows = windows_of(feeds, gates, config.runtime.chunk_rows)
     try:
         session = new_session(built, windows, journal.put, folder.name)
         began = time.perf_counter()
@@ -142,12 +142,6 @@ def _gates(config: Config, feeds: Sequence[OpenFeed], instruments: Sequence[Inst
         return []
     load_checks(progress)
     return gates_of(config.quality, feeds, instruments)
-
-
-def _windows(feeds: Sequence[OpenFeed], gates: Sequence[Gate], rows_max: int) -> list[Iterator[Rows]]:
-    """Every feed's windows, through its checks where there are any."""
-    plain = [feed.windows(rows_max) for feed in feeds]
-    return [gate.sift(windows, rows_max) for gate, windows in zip(gates, plain, strict=True)] if gates else plain
 
 
 def _expected(feeds: Sequence[OpenFeed]) -> int | None:

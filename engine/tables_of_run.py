@@ -21,11 +21,13 @@ from engine.importing import merged
 from engine.journaling import INPUT_LOG, Batch, Rows
 from engine.line import build_line, event_features_of, indicators_of, sequence_first_words
 from engine.loops import DECIDING
+from engine.quality import gates_of, windows_of
 from engine.run_folder import Run, open_run
 from engine.session import Session
 from engine.tables import KINDS_OF, TOP, columns_of
 from handlers.domain.book import new_markets
 from handlers.domain.schema import Value
+from handlers.ingest.quality import Gate
 from transport.instruments import Instrument
 from transport.records import ACK, REJECT, SLOT_BYTES, copied, empty
 
@@ -61,11 +63,12 @@ def export(sources: Sequence[str], table: str, config: Config, out: Path | None,
     feeds, instruments = open_feeds(sources, config.instrument, config.feeds.crossed_quotes)
     if table not in FROM_FEEDS:
         raise EngineError(f"{table} are made by a run: replay the feed first, then export the run's folder")
+    gates = gates_of(config.quality, feeds, instruments) if config.quality.enabled else []
     if table in RE_EXECUTED:
         columns = columns_of(table, instruments, config.features.depth, _values(table, config))
         with table_writer(table, instruments, out, form, columns=columns) as write:
-            return _made_of_feeds(feeds, instruments, config, write)
-    chunks, _ = merged(feeds, instruments, CHUNK_ROWS)
+            return _made_of_feeds(feeds, gates, instruments, config, write)
+    chunks, _ = merged(feeds, instruments, CHUNK_ROWS, gates)
     rows = tops(chunks, instruments) if table == "tops" else chunks
     return write_table(rows, table, instruments, out, form)
 
@@ -77,7 +80,7 @@ def _values(table: str, config: Config) -> Sequence[Value]:
 
 
 def _made_of_feeds(
-    feeds: Sequence[OpenFeed], instruments: Sequence[Instrument], config: Config, write: Callable[[Rows], int]
+    feeds: Sequence[OpenFeed], gates: Sequence[Gate], instruments: Sequence[Instrument], config: Config, write: Callable[[Rows], int]
 ) -> int:
     """Give `write` the bars and feature rows of feeds: those of a replay without strategies, of which nothing is journaled."""
     account = msgspec.structs.replace(config.account, positions=())  # a strategy's
@@ -90,7 +93,7 @@ def _made_of_feeds(
         nonlocal written
         written += write(batch.decisions[DECIDING.index("features")])
 
-    windows = [f.windows(config.runtime.chunk_rows) for f in feeds]
+    windows = windows_of(feeds, gates, config.runtime.chunk_rows)
     session = Session(built, windows, take, timer_origin_ns=config.line.timer_origin_ns)
     session.open(lambda ns: sequence_first_words(built, alone, ns, 0, 0))
     session.run()

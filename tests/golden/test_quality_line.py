@@ -11,7 +11,7 @@ import pytest
 
 from engine.feeds import open_feeds
 from handlers.domain import reasons
-from tests.runs import BOTH_STRATEGIES, config_file, done, joined, log_rows, replayed
+from tests.runs import BOTH_STRATEGIES, config_file, done, joined, log_rows, replayed, table
 from transport.records import BY_RISK, EVENT_END, FEED_BASE, HALT, ORDER, QUOTE, REJECT, STATUS, SUSPECT, TRADE, TRADING
 from transport.tape import TapeWriter
 
@@ -102,6 +102,17 @@ def test_the_report_of_a_run_tells_of_its_feeds(run: tuple[Path, dict[str, Any]]
     page = (run[0] / "report.html").read_text()
     assert "Quality of the feeds" in page
     assert "CROSSED_QUOTE" in page
+
+
+def test_a_table_made_of_the_feed_is_that_of_the_run(run: tuple[Path, dict[str, Any]], faulty: tuple[Path, Rows], folder: Path) -> None:
+    config = config_file(folder, BOTH_STRATEGIES + SECTION)
+    for name in ("quotes", "tops", "bars"):
+        of_run = table(run[0], name)
+        assert table(faulty[0], name, "--config", config) == of_run
+        assert len(of_run) > 1
+    drops = config_file(folder, SECTION.replace('returns = "flag"', 'returns = "drop"'), "drops.toml")
+    highs = [max(float(row["high"]) for row in rows) for rows in (of_run, table(faulty[0], "bars", "--config", drops))]
+    assert highs[0] - highs[1] > 30, "the trades far off are in no bar"
 
 
 def test_without_the_section_a_tape_is_journaled_by_reference_and_nothing_is_looked_at(folder: Path, faulty: tuple[Path, Rows]) -> None:
