@@ -37,6 +37,7 @@ from transport.records import VALUES_PER_SLOT
 
 VERSION = 1  # of what the scores mean
 FIVE = len(FACTORS)
+assert FIVE + 1 == len(FACTOR_SCORES) <= VALUES_PER_SLOT, "the scores and the composite are one slot"
 CLOCK = np.dtype(
     [
         ("close_ns", "i8"),  # of the universe bar that waits, or of the last one that was stepped

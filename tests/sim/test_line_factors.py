@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from engine.config import BarsConfig, Config, FactorsConfig, FactorWeights, Indi
 from engine.dumped import dump
 from engine.errors import ConfigError
 from engine.line import build_line, factors_of
+from engine.session import standstill
 from handlers.domain.book import new_markets
 from handlers.domain.schema import EVENT_FEATURES_FROM, FACTOR_SCORES, FACTORS_FROM, schema_id
 from handlers.features.factor_panel import score_panel
-from handlers.features.factors import FACTORS, new_factors
+from handlers.features.factors import FACTORS, Z_SCORE, new_factors
 from handlers.features.stage import new_features, rows_max
 from handlers.ingest.synthetic.feed import SyntheticFeed
 from tests.runs import config_file, done, log_rows, replayed, table
@@ -254,7 +256,24 @@ def test_the_schema_that_rows_bear_is_another_with_other_factors() -> None:
         built = build_line(Config(factors=msgspec.structs.replace(plain, **change)), instruments, 1, 1, Path())
         ids.add(int(built.line.features.universe.clock[0]["schema"]) & 0xFFFFFFFF)
     assert len(ids) == len(changes) and schema_id(32) < FACTORS_FROM <= min(ids) and max(ids) < EVENT_FEATURES_FROM
+
+
+def test_the_defaults_are_those_of_the_kernels() -> None:
     assert {f.encode_name for f in msgspec.structs.fields(FactorWeights)} == set(FACTORS)
+    config, defaults = FactorsConfig(), {k: p.default for k, p in inspect.signature(new_factors).parameters.items()}
+    for name in ("momentum", "skip", "reversal", "volatility", "liquidity", "high", "holes_max", "bound", "share_min"):
+        assert getattr(config, name) == defaults[name], name
+    assert config.normal == "z_score" and defaults["normal"] == Z_SCORE
+    assert tuple(getattr(config.weights, name) for name in FACTORS) == defaults["weights"]
+
+
+def test_who_reads_rows_of_the_universe_is_named_when_it_does_not_return_from_the_bar_of_another(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(STRATEGIES)
+    instruments = SyntheticFeed(SEED, 10, 2).instruments
+    strategies = tuple(StrategyConfig(name, f"mine.py:{name}", (instruments[1].name,)) for name in ("ranks", "counts"))
+    built = build_line(configured(strategy=strategies), instruments, 1, 1, tmp_path)
+    assert built.line.scratch.input[0]["instrument_id"] == 0
+    assert "strategy ranks does not return" in standstill(built, 10.0)
 
 
 @pytest.mark.parametrize(
