@@ -335,7 +335,7 @@ def test_indicators_take_every_bar_that_opens_at_one_time_where_bars_are_cut_by_
     for by, size, count in ((BY_TICKS, 2, 8), (BY_TIME, 0, 1)):
         bars = new_bars([size], by=by, interval_ns=MINUTE_NS)
         state = new_features(1, 5, 20, 10, 0, False, 4096, 0, bars, indicators=made)
-        records = [*(printed(START_NS, 100 + k, 1) for k in range(16)), END]
+        records = [*(printed(START_NS, 100 + k, 1) for k in range(16)), {**END, "ts_seq_ns": START_NS}]
         markets, books = new_markets([False])
         out = empty(64)
         rows = slots({**r, "seq": n} for n, r in enumerate(records))

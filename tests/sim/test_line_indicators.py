@@ -85,9 +85,9 @@ def configured(**more: Any) -> Config:
     return Config(line=LineConfig(log_features=True), bars=BarsConfig(interval_s=1), feature=feature, **more)
 
 
-def logs_of(config: Config, base: Path = Path()) -> dict[str, Rows]:
-    """The decision logs of a run over a generated feed of two instruments."""
-    feed = SyntheticFeed(SEED, ROWS, 2)
+def logs_of(config: Config, base: Path = Path(), instruments: int = 2) -> dict[str, Rows]:
+    """The decision logs of a run over a generated feed, of two instruments unless told."""
+    feed = SyntheticFeed(SEED, ROWS, instruments)
     feed.bind({i.name: n for n, i in enumerate(feed.instruments)}, 16)
     built = build_line(config, feed.instruments, 1, 1, base)
     batches: list[Any] = []
@@ -153,11 +153,11 @@ def test_a_bar_counts_once_and_only_of_the_configured_interval() -> None:
     state = new_features(1, 5, 20, 10, SECOND_NS, False, 4096, 0, indicators=made)
     markets, _ = new_markets([False])
     out, told = empty(ROWS_MAX), []
-    for opened, interval in ((0, 1), (0, 1), (1, 60), (2, 1), (1, 1), (3, 1)):
+    for opened, interval in ((0, 1), (0, 1), (1, 60), (2, 1), (1, 1), (10**9, 1), (3, 1)):
         bar = slots([{"kind": BAR, "ts_open_ns": opened * SECOND_NS, "interval_ns": interval * SECOND_NS, "volume_lots": 7, "close_ticks": opened}])
         n = one_bar(state, markets, bar, out)
         told.append([float(row["values"][0]) for row in out[:n] if row["kind"] == FEATURE])
-    assert told == [[7.0], [], [], [14.0], [], [21.0]]
+    assert told == [[7.0], [], [], [14.0], [], [], [21.0]], "nor one of another year, after which no other would be"
 
 
 def test_the_schema_that_rows_bear_is_another_with_another_set() -> None:
