@@ -127,6 +127,7 @@ def bars_from_ticks(d: Decoded, config: BarsConfig) -> np.ndarray:
     markets, books = new_markets([False])
     rows, end, out = d.rows, empty(1), empty(20_000)
     end["kind"], end["action"], end["instrument_id"] = COMMAND, END_OF_FEED, NO_INSTRUMENT
+    rows["ts_seq_ns"] = rows["ts_recv_ns"]  # as INGEST stamps them
     n = _features(state, markets, books, rows, empty(ROWS_MAX), out)
     n += _features(state, markets, books, end, empty(ROWS_MAX), out[n:])
     assert set(out["kind"][:n].tolist()) == {BAR}
