@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from handlers.ingest.errors import NotAFeedError, UnreadableError
+from handlers.ingest.errors import FeedError, NotAFeedError, UnreadableError
 from handlers.ingest.tables import parquet
 from handlers.ingest.tables.map import Columns, TableMap, TableTime
 from handlers.ingest.tables.feed import TableFeed
@@ -121,6 +121,33 @@ def test_a_file_that_is_no_parquet_behind_its_first_bytes_is_told(tmp_path: Path
     path.write_bytes(b"PAR1 and then nothing")
     with pytest.raises(UnreadableError, match=r"table.parquet cannot be read as Parquet"):
         opened(path, TRADES)
+
+
+def test_a_name_that_is_no_text_is_told(tmp_path: Path) -> None:
+    of_columns(tmp_path, trades())
+    path = tmp_path / "table.parquet"
+    path.write_bytes(path.read_bytes().replace(b"ARROW:schema", b"ARROW:lost!!").replace(b"\x18\x01p", b"\x18\x01\xf1"))
+    with pytest.raises(UnreadableError, match="has a column whose name is no text"):
+        opened(path, TRADES)
+
+
+def test_whatever_arrow_says_of_damage_is_told_in_one_line(tmp_path: Path) -> None:
+    of_columns(tmp_path, trades(p=pa.array(range(40)), t=pa.array(range(T0, T0 + 40))))
+    path = tmp_path / "table.parquet"
+    whole = path.read_bytes()
+    for seed in range(150):
+        draw, damaged = random.Random(seed), bytearray(whole)
+        for _ in range(3):
+            damaged[draw.randrange(4, len(damaged))] = draw.randrange(256)
+        path.write_bytes(damaged)
+        told = []
+        try:
+            feed = opened(path, TRADES)
+            rows_of(feed)
+            told += feed.first_offenders.values()
+        except FeedError as error:
+            told.append(str(error))
+        assert not any("\n" in words for words in told), seed
 
 
 def test_a_damaged_row_group_ends_the_feed_and_is_counted(tmp_path: Path) -> None:

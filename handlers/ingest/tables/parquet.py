@@ -45,7 +45,10 @@ def is_parquet(path: Path) -> bool:
 
 def parquet_header(file: TableFile) -> list[str]:
     """Column names; raises NotAFeedError, UnreadableError."""
-    return list(_opened(file).schema_arrow.names)
+    try:
+        return list(_opened(file).schema_arrow.names)
+    except UnicodeDecodeError as error:
+        raise UnreadableError(f"{file.path.name} has a column whose name is no text: {error}") from error
 
 
 def _opened(file: TableFile) -> Any:
@@ -57,7 +60,12 @@ def _opened(file: TableFile) -> Any:
     try:
         return pq.ParquetFile(file.path)
     except (pa.ArrowException, OSError) as error:
-        raise UnreadableError(f"{file.path.name} cannot be read as Parquet: {error}") from error
+        raise UnreadableError(f"{file.path.name} cannot be read as Parquet: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    """Arrow's words, which may fill several lines, in one."""
+    return " ".join(str(error).split())
 
 
 def _record_batches(file: TableFile, columns: list[str], lines: int) -> Iterator[Any]:
@@ -69,7 +77,7 @@ def _record_batches(file: TableFile, columns: list[str], lines: int) -> Iterator
         try:
             batch = next(batches, None)
         except (pa.ArrowException, OSError) as error:
-            raise UnreadableError(f"{file.path.name} is damaged: {error}") from error
+            raise UnreadableError(f"{file.path.name} is damaged: {_line(error)}") from error
         if batch is None:
             return
         yield batch
@@ -91,7 +99,7 @@ def parquet_batches(file: TableFile, plan: Plan, line: int) -> Iterator[Batch]:
             columns = {c: _plain(arrow.column(names[c])) for c in used}
             _fill(plan, columns, rows, words, refused.reshape(lines, a_line), blamed.reshape(lines, a_line))
         except pa.ArrowException as error:
-            raise UnreadableError(f"{file.path.name}: rows {line + 1} to {line + lines}: {error}") from error
+            raise UnreadableError(f"{file.path.name}: rows {line + 1} to {line + lines}: {_line(error)}") from error
         finish_rows(plan, rows, line, a_line, refused)
         when = words[:, 0, RECV].copy()
         when = np.where(when == 0, words[:, 0, EVENT], when)
@@ -239,8 +247,8 @@ def scan_parquet(file: TableFile, size: int) -> dict[str, tuple[int, int]]:
                     _widen(found, name, _decimals([batch.column(name)]), 0)
             else:
                 _scan(batch, table.symbol, symbols, [prices, quantities], found)
-        except pa.ArrowException as error:
-            raise UnreadableError(f"{file.path.name} has a column that is none of a table: {error}") from error
+        except (pa.ArrowException, UnicodeDecodeError) as error:
+            raise UnreadableError(f"{file.path.name} has a column that is none of a table: {_line(error)}") from error
         rows += batch.num_rows
         if rows >= SCAN_ROWS:
             break
