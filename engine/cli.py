@@ -25,7 +25,7 @@ Feeds = Annotated[list[str], typer.Argument(help="capture or table, a folder of 
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file")]
 Json = Annotated[bool, typer.Option("--json", help="machine-readable result on stdout")]
 ENDED = {130: "interrupted", 143: "terminated"}  # by SIGINT, by SIGTERM
-TABLES = "trades|quotes|tops|bars|features|indicators|event_features|signals|orders|fills|positions|pnl"
+TABLES = "trades|quotes|tops|bars|features|indicators|event_features|factors|signals|orders|fills|positions|pnl"
 
 
 def _speed(text: str) -> float:

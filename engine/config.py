@@ -32,6 +32,8 @@ MicrosBack = Annotated[int, Meta(ge=1, le=86_400_000_000)]  # a way back takes t
 Millis = Annotated[int, Meta(ge=0, le=86_400_000)]  # up to a day
 Count = Annotated[int, Meta(ge=1, le=2**30)]
 Window = Annotated[int, Meta(ge=1, le=10_000_000)]  # events; more than a busy instrument has in a day
+Lookback = Annotated[int, Meta(ge=1, le=2048)]  # as handlers.features.factors bounds them
+Weight = Annotated[float, Meta(ge=-1e6, le=1e6)]
 Policy = Literal["off", "flag", "drop", "halt"]
 Core = Annotated[int, Meta(ge=0, le=4095)]
 Bits = Annotated[int, Meta(ge=0, le=2**62)]
@@ -108,6 +110,35 @@ class BarsConfig(Section, frozen=True):
     close_after_ms: Millis = 1000  # timer: how long after its end; above the way here and what clocks differ by
     price_excluded_conditions: Bits = 0  # trades with one of these bits set no price
     volume_excluded_conditions: Bits = 0  # and these add no volume
+
+
+class FactorWeights(Section, frozen=True):
+    """`[factors.weights]`: of the scores in the composite; below 0 turns one round."""
+
+    momentum: Weight = 1.0  # all five alike: no source weighs them
+    reversal: Weight = 1.0
+    low_volatility: Weight = 1.0
+    liquidity: Weight = 1.0
+    high: Weight = 1.0
+
+
+class FactorsConfig(Section, frozen=True):
+    """`[factors]`: scores of every instrument among all, once a bar; windows in bars of `[bars]`, the first three in periods."""
+
+    enabled: bool = False  # it asks for a universe
+    period_bars: Annotated[int, Meta(ge=1, le=2048)] = 1  # a bar is a period; with daily bars 21 are about a month, the sources' period
+    momentum: Lookback = 12  # Jegadeesh & Titman (1993)
+    skip: Annotated[int, Meta(ge=0, le=2047)] = 1  # the last period left out, as in Fama & French (1996)
+    reversal: Lookback = 1  # Jegadeesh (1990)
+    volatility: Annotated[int, Meta(ge=2, le=2048)] = 60  # of daily bars three months, between Ang et al. (2006) and Blitz & van Vliet (2007)
+    liquidity: Lookback = 21  # of daily bars a month, as in Acharya & Pedersen (2005)
+    high: Lookback = 252  # of daily bars 52 weeks: George & Hwang (2004)
+    holes_max: Annotated[int, Meta(ge=0, le=2047)] = 0  # bars of a window that may lack a value: none, so that windows are whole
+    normal: Literal["z_score", "rank"] = "z_score"  # keeps distances
+    bound: Annotated[float, Meta(gt=0, le=1e6)] = 3.0  # of a z-score: three standard deviations, the usual cut
+    share_min: Annotated[float, Meta(ge=0, le=1)] = 0.5  # of all weight that an instrument's factors must carry for a composite: half
+    weights: FactorWeights = FactorWeights()
+    groups: dict[str, str] = {}  # group by symbol, whose mean is taken off each score; the others are one group
 
 
 class FeedsConfig(Section, frozen=True):
@@ -222,6 +253,7 @@ class Config(Section, frozen=True):
     feeds: FeedsConfig = FeedsConfig()
     features: FeaturesConfig = FeaturesConfig()
     bars: BarsConfig = BarsConfig()
+    factors: FactorsConfig = FactorsConfig()
     risk: RiskConfig = RiskConfig()
     quality: QualityConfig = QualityConfig()
     journal: JournalConfig = JournalConfig()
@@ -264,6 +296,8 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
     if config.features.ema_fast >= config.features.ema_slow:
         yield "features.ema_fast", f"{config.features.ema_fast} must be below ema_slow, {config.features.ema_slow}"
     yield from _wrong_bars(config.bars)
+    if config.factors.enabled and config.bars.by not in ("time", "session"):
+        yield "factors.enabled", f"bars by {config.bars.by} close at no common time; factors need bars by time or session"
     if len(set(config.runtime.cores)) < len(config.runtime.cores):
         yield "runtime.cores", "a core is named twice"
     yield from _wrong_warmup(config.warmup)

@@ -41,7 +41,7 @@ from engine.tables import (
     columns_of,
 )
 from handlers.domain import reasons
-from handlers.domain.schema import EVENT_FEATURES_FROM, FEATURES, INDICATORS_FROM, LEVEL, schema_id
+from handlers.domain.schema import EVENT_FEATURES_FROM, FACTORS_FROM, FEATURES, INDICATORS_FROM, LEVEL, schema_id
 from transport.instruments import MONEY_DECIMALS, Instrument
 from transport.records import ACK, AFTER_FILL, LIMIT_ORDER, NO_INSTRUMENT, POSITION, REC, copied, long_dtype
 
@@ -78,7 +78,8 @@ def _mantissa(step: Decimal) -> tuple[int, int]:
 
 
 SCHEMAS = {  # table of FEATURE rows -> the schema_ids that are its own, from, to before
-    "features": (0, EVENT_FEATURES_FROM), "event_features": (EVENT_FEATURES_FROM, INDICATORS_FROM), "indicators": (INDICATORS_FROM, 2**32),
+    "features": (0, FACTORS_FROM), "factors": (FACTORS_FROM, EVENT_FEATURES_FROM),
+    "event_features": (EVENT_FEATURES_FROM, INDICATORS_FROM), "indicators": (INDICATORS_FROM, 2**32),
 }  # fmt: skip
 
 

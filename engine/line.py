@@ -10,6 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from engine.config import LOTS_MAX, Config
@@ -17,14 +18,16 @@ from engine.errors import ConfigError
 from engine.loops import CONTROL, DECIDING, LOG_ROWS, STAGES, Line, Logs, Scratch, run_fused
 from engine.observe.histogram import HISTOGRAM
 from engine.sessions import cut_bars_of
-from handlers.contract import EVENT_ROW, INDICATOR_ROW, Handler
+from handlers.contract import EVENT_ROW, FACTOR_ROW, INDICATOR_ROW, Handler
 from handlers.domain.book import new_markets
 from handlers.domain.queue import NEVER, push_first
-from handlers.domain.schema import features_of
+from handlers.domain.schema import FACTOR_SCORES, features_of
 from handlers.domain.terms import new_terms
 from handlers.features import stage as features
+from handlers.features.at_universe import FactorSet, new_factor_set
 from handlers.features.catalogue import INDICATORS, MICROSTRUCTURE
 from handlers.features.declare import EVENT_INPUT, FeatureError
+from handlers.features.factors import RANK, Z_SCORE
 from handlers.features.feature_set import FeatureSet
 from handlers.ingest.sequencer import new_sequencer
 from handlers.orders import stage as orders
@@ -90,6 +93,21 @@ def event_features_of(config: Config) -> FeatureSet | None:
     return _configured(config, events=True)
 
 
+def factors_of(config: Config, instruments: Sequence[Instrument]) -> FactorSet | None:
+    """What is computed over the universe at each bar, None when nothing is; raises ConfigError for windows that do not go together and unknown symbols."""
+    f = config.factors
+    if not f.enabled:
+        return None
+    windows = {name: getattr(f, name) for name in ("momentum", "skip", "reversal", "volatility", "liquidity", "high", "holes_max")}
+    try:
+        return new_factor_set(
+            instruments, {w.name: getattr(f.weights, w.name) for w in msgspec.structs.fields(f.weights)}, f.groups, f.period_bars,
+            normal=RANK if f.normal == "rank" else Z_SCORE, bound=f.bound, share_min=f.share_min, **windows,
+        )  # fmt: skip
+    except ValueError as error:
+        raise ConfigError(f"[factors]: {error}") from error
+
+
 def _configured(config: Config, events: bool) -> FeatureSet | None:
     known = (*INDICATORS, *MICROSTRUCTURE)
     of_events = {f.name for f in known if f.reads == EVENT_INPUT}
@@ -102,18 +120,21 @@ def _configured(config: Config, events: bool) -> FeatureSet | None:
 
 def _check_values(wanted: str, handler: Handler, config: Config, indicators: FeatureSet | None, events: FeatureSet | None) -> None:
     """Raises ConfigError for a strategy that sees more values of a row than there are."""
-    rows = ((INDICATOR_ROW, "indicators", indicators, "[[feature]]"), (EVENT_ROW, "features of events", events, "[[feature]] of events"))
+    rows = (
+        (INDICATOR_ROW, "indicators", indicators.columns if indicators else (), "[[feature]] is"),
+        (EVENT_ROW, "features of events", events.columns if events else (), "[[feature]] of events is"),
+        (FACTOR_ROW, "factors", FACTOR_SCORES if config.factors.enabled else (), "factors are"),
+    )
     count = len(features_of(config.features.depth))
-    if handler.values > count and (FEATURE in handler.reads or not {INDICATOR_ROW, EVENT_ROW} & set(handler.reads)):
+    if handler.values > count and (FEATURE in handler.reads or not {INDICATOR_ROW, EVENT_ROW, FACTOR_ROW} & set(handler.reads)):
         raise ConfigError(f"strategy {wanted} sees {handler.values} values of a feature row, which has {count}: raise features.depth")
-    for row, what, made, section in rows:
+    for row, what, columns, section in rows:
         if row not in handler.reads:
             continue
-        count = len(made.columns) if made else 0
-        if not count:
-            raise ConfigError(f"strategy {wanted} reads {what}, and no {section} is configured")
-        if handler.values > count:
-            raise ConfigError(f"strategy {wanted} sees {handler.values} values of the {what}' row, which has {count}")
+        if not columns:
+            raise ConfigError(f"strategy {wanted} reads {what}, and no {section} configured")
+        if handler.values > len(columns):
+            raise ConfigError(f"strategy {wanted} sees {handler.values} values of the {what}' row, which has {len(columns)}")
 
 
 def load_strategies(
@@ -248,9 +269,10 @@ def build_line(config: Config, instruments: Sequence[Instrument], feeds: int, ep
     sequencer = new_sequencer(feeds, n, config.line.timer_interval_ms * 1_000_000, epoch, account.at_end == "flatten")
     markets, books = new_markets([i.book == "l3" for i in instruments])
     indicators, events = indicators_of(config), event_features_of(config)
-    rows = features.rows_max(n, indicators, config.bars.of == "quotes")
+    factors = factors_of(config, instruments)
+    rows = features.rows_max(n, indicators, config.bars.of == "quotes", factors is not None)
     if rows > FEATURE_ROWS_MAX:
-        raise ConfigError(f"{n} instruments with {len(indicators.placed) if indicators else 0} indicators make {rows} rows at the end; a line takes {FEATURE_ROWS_MAX}")
+        raise ConfigError(f"{n} instruments with {len(indicators.placed) if indicators else 0} indicators{' and factors' if factors else ''} make {rows} rows at the end; a line takes {FEATURE_ROWS_MAX}")
     strategies = load_strategies(config, instruments, base, indicators, events)
     limits, line_limits = _limits(config, instruments)
     cut = cut_bars_of(config.bars, instruments)
@@ -262,6 +284,7 @@ def build_line(config: Config, instruments: Sequence[Instrument], feeds: int, ep
         features=features.new_features(
             n, f.ema_fast, f.ema_slow, f.volatility_window, 0 if cut else config.bars.interval_s * 10**9, config.line.top == "quote",
             config.line.checkpoint_inputs, f.depth, cut, indicators, events, f.row_every,
+            factors, config.bars.close_after_ms * 1_000_000,
         ),
         signals=signals.new_signals(_subscriptions(strategies), n),
         risk=risk.new_risk(limits, line_limits, len(strategies), terms),

@@ -19,7 +19,7 @@ from engine.journaling import Batch, Rows, Window
 from engine.line import Built, troubles
 from engine.loops import DECIDING, DONE, FAULT, LOGS_FULL, PACED, SLICE_OVER, WANTS_WINDOW, run_fused
 from engine.watchdog import Inside
-from handlers.contract import EVENT_ROW, INDICATOR_ROW
+from handlers.contract import EVENT_ROW, FACTOR_ROW, INDICATOR_ROW
 from handlers.domain import edges
 from handlers.domain.queue import NEVER
 from handlers.ingest.sequencer import RUN, first_refused, open_window, start_timers
@@ -285,8 +285,10 @@ def standstill(built: Built, seconds: float) -> str:
     r, signals = built.line.scratch.input[0], built.line.signals
     subs, here = signals.subs[: signals.first[-1]], int(r["instrument_id"])
     if here < len(built.instruments):  # else a timer or a command, which concern every instrument
-        subs = subs[signals.first[here] : signals.first[here + 1]]
-    kinds = np.uint64(1 << int(r["kind"]) | 1 << FEATURE | 1 << BAR | 1 << INDICATOR_ROW | 1 << EVENT_ROW)
+        mine = np.arange(len(subs))
+        mine = (signals.first[here] <= mine) & (mine < signals.first[here + 1])
+        subs = subs[mine | (subs["reads"] & np.uint64(1 << FACTOR_ROW) != 0)]  # rows of the universe are of every instrument
+    kinds = np.uint64(1 << int(r["kind"]) | 1 << FEATURE | 1 << BAR | 1 << INDICATOR_ROW | 1 << EVENT_ROW | 1 << FACTOR_ROW)
     called = dict.fromkeys(built.strategies[int(s["strategy_id"]) - 1].name for s in subs if s["reads"] & kinds)
     who = f"strategy {' or '.join(called)} does not return" if called else "a loop of the engine does not end"
     return f"the line has not moved for {seconds:g} s at seq {int(r['seq'])}: {who}; the journal is whole up to that input"

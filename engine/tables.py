@@ -100,7 +100,7 @@ _TOP_CELLS = (
 )
 BINANCE_TOPS = (Column("u", "int", "venue_seq"), *_TOP_CELLS)
 KINDS_OF: dict[str, tuple[int, ...]] = {
-    "trades": (TRADE,), "quotes": (QUOTE,), "tops": (), "bars": (BAR,), "features": (FEATURE,), "indicators": (FEATURE,), "event_features": (FEATURE,), "signals": (SIGNAL,),
+    "trades": (TRADE,), "quotes": (QUOTE,), "tops": (), "bars": (BAR,), "features": (FEATURE,), "indicators": (FEATURE,), "event_features": (FEATURE,), "factors": (FEATURE,), "signals": (SIGNAL,),
     "orders": (ORDER, CANCEL, AMEND, ACK, REJECT), "fills": (FILL,), "positions": (POSITION,), "pnl": (POSITION,),
 }  # fmt: skip
 COLUMNS: dict[str, tuple[Column, ...]] = {
@@ -130,6 +130,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     ),
     "indicators": (*_LINE_TIMES, *_VENUE_TIMES, _INSTRUMENT),
     "event_features": (*_LINE_TIMES, *_VENUE_TIMES, _INSTRUMENT),
+    "factors": (*_LINE_TIMES, *_VENUE_TIMES, _INSTRUMENT),
     "signals": (
         *_LINE_TIMES, _INSTRUMENT, _STRATEGY, Column("value", "float", "value"), Column("strength", "float", "strength"),
     ),
@@ -165,7 +166,7 @@ FORMATS = ("csv", "parquet")
 def columns_of(
     table: str, instruments: Sequence[Instrument] = (), depth: int = 0, values: Sequence[Value] = ()
 ) -> tuple[Column, ...]:
-    """Columns of `table`; features have those of `depth` levels behind their own, indicators and features of events `values`, those configured. Raises ExportError.
+    """Columns of `table`; features have those of `depth` levels behind their own, indicators, features of events and factors `values`, those configured. Raises ExportError.
 
     The tops of one Binance instrument are `u, bid, bid_qty, ask, ask_qty`.
     """
@@ -176,7 +177,7 @@ def columns_of(
     if table == "features":
         more = enumerate(features_of(depth)[len(FEATURES) :], len(FEATURES))
         return (*COLUMNS[table], *(Column(feature.name, "float", _place(i)) for i, feature in more))
-    if table in ("indicators", "event_features"):
+    if table in ("indicators", "event_features", "factors"):
         return (*COLUMNS[table], *(Column(value.name, "float", _place(i), KNOWN) for i, value in enumerate(values)))
     return COLUMNS[table]
 

@@ -25,7 +25,7 @@ from engine.run_folder import Run, open_run
 from engine.session import Session
 from engine.tables import KINDS_OF, TOP, columns_of
 from handlers.domain.book import new_markets
-from handlers.domain.schema import Value
+from handlers.domain.schema import FACTOR_SCORES, Value
 from transport.instruments import Instrument
 from transport.records import ACK, REJECT, SLOT_BYTES, copied, empty
 
@@ -34,7 +34,7 @@ FROM_LOG = {"signals": "signals", "positions": "orders", "pnl": "orders"}
 ORDERS_FROM = {  # an order's life: what the exchange reported, what never became an order, what was sent; of one seq in this order
     INPUT_LOG: (ACK, REJECT), "signals": (REJECT,), "risk": (REJECT,), "orders": KINDS_OF["orders"],
 }  # fmt: skip
-RE_EXECUTED = ("bars", "features", "indicators", "event_features")
+RE_EXECUTED = ("bars", "features", "indicators", "event_features", "factors")
 FROM_FEEDS = ("trades", "quotes", "tops", *RE_EXECUTED)
 
 
@@ -71,7 +71,9 @@ def export(sources: Sequence[str], table: str, config: Config, out: Path | None,
 
 
 def _values(table: str, config: Config) -> Sequence[Value]:
-    """The values of the configured indicators, or features of events."""
+    """The values of the configured indicators, features of events or factors."""
+    if table == "factors":
+        return FACTOR_SCORES if config.factors.enabled else ()
     made = event_features_of(config) if table == "event_features" else indicators_of(config)
     return made.columns if made else ()
 

@@ -47,8 +47,9 @@ VIEW_FIELDS: list[tuple[str, str]] = [
 VIEW = np.dtype(VIEW_FIELDS)
 INDICATOR_ROW = 63  # in `reads`: the row of configured indicators at each bar, a FEATURE row of a schema of its own; no record is of this kind
 EVENT_ROW = 62  # the same of the row of configured features of events
-READABLE = (TRADE, QUOTE, FEATURE, BAR, FILL, TIMER, INDICATOR_ROW, EVENT_ROW)
-ROW_NAMES = {INDICATOR_ROW: "INDICATOR_ROW", EVENT_ROW: "EVENT_ROW"}
+FACTOR_ROW = 61  # and of the row of an instrument's scores in the universe
+READABLE = (TRADE, QUOTE, FEATURE, BAR, FILL, TIMER, INDICATOR_ROW, EVENT_ROW, FACTOR_ROW)
+ROW_NAMES = {INDICATOR_ROW: "INDICATOR_ROW", EVENT_ROW: "EVENT_ROW", FACTOR_ROW: "FACTOR_ROW"}
 UNREAD = {FORECAST: "there is no source of forecasts yet", SIGNAL: "a strategy's view is for the record"}  # why, where it needs saying
 NO_PARAMS = np.dtype([("unused", "i8")])  # of a step without parameters: nothing at all would have no address
 

@@ -42,6 +42,16 @@ def prefetch_slot(typingctx: Any, address: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def pointer_at(typingctx: Any, pointer: Any, offset: Any) -> Any:
+    """The pointer `offset` bytes behind another one, for `carray`."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.gep(args[0], [args[1]])
+
+    return types.voidptr(types.voidptr, types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def view_at(typingctx: Any, address: Any, dtype: Any) -> Any:
     """The record of `dtype` (a compile-time constant) at an int64 address, without a copy."""
     record = dtype.dtype

@@ -281,7 +281,7 @@ def magnitude(a):
     return _ZERO - np.uint64(a) if a < 0 else np.uint64(a)
 
 
-@kernel
+@kernel(inline=True)
 def divide_wide(hi, lo, d):
     """(quotient, remainder) of the 128-bit hi * 2**64 + lo by d, all uint64; the caller has checked hi < d.
 

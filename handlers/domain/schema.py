@@ -34,6 +34,15 @@ LEVEL = (
 )
 INDICATORS_FROM = 1 << 31  # schema_ids from here up are of rows of configured indicators: this and 31 bits of their schema's hash
 EVENT_FEATURES_FROM = 1 << 30  # from here up to that, of rows of configured features of events: this and 30 bits of their schema's hash
+FACTORS_FROM = 1 << 29  # from here up to that, of rows of scores in the universe: this and 29 bits of their schema's hash
+FACTOR_SCORES = (  # of an instrument among all at one bar, NaN where it has none; what each factor is stands in handlers.features.factors
+    Value("momentum", "score", "return over the periods but the last, of 12-1 by default"),
+    Value("reversal", "score", "less the return of the last period"),
+    Value("low_volatility", "score", "less the standard deviation of returns"),
+    Value("liquidity", "score", "illiquidity: mean of |return| over traded value"),
+    Value("high", "score", "close over the highest close of its window"),
+    Value("composite", "score", "the five by their weights"),
+)
 DEPTH_MAX = 32  # levels a side: 136 values in 17 slots
 MID, SPREAD, MICROPRICE, IMBALANCE, OFI, EMA_FAST, EMA_SLOW, VOLATILITY = range(len(FEATURES))
 assert len(FEATURES) == VALUES_PER_SLOT, "the first slot holds these, the levels stand in the slots behind it"
@@ -58,3 +67,8 @@ def indicators_id(schema_hash: str) -> int:
 def event_features_id(schema_hash: str) -> int:
     """What a row of the features of events with this schema bears."""
     return EVENT_FEATURES_FROM | int(schema_hash[:8], 16) >> 2
+
+
+def factors_id(schema_hash: str) -> int:
+    """What a row of scores in the universe with this schema bears."""
+    return FACTORS_FROM | int(schema_hash[:8], 16) >> 3

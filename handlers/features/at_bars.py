@@ -2,7 +2,7 @@
 
     bar ──► BAR_INPUT in ticks and lots ──► every feature of the set ──► a long row, eight values a slot
 
-A bar counts once: one of another interval than `bars.interval_s`, where bars are plain, and one that does not open after the last of its
+A bar counts once, for indicators and for factors of the universe: one of another interval than `bars.interval_s`, where bars are plain, and one that does not open after the last of its
 instrument, are left out, so that a feed's own bars and ours of the same minutes do not add up. Of bars of quotes the bid's count. A
 session is the bar's own, where a calendar says it, else a day of UTC.
 """
@@ -28,7 +28,7 @@ BEFORE_ALL = -(2**63)
 
 
 class Indicators(NamedTuple):
-    """Arrays of the set, of no use where `shape.parts` is 0; `opened` is when the last bar of each instrument opened."""
+    """Arrays of the set, of no use where `shape.parts` is 0, but for `opened`: when the last bar of each instrument that counted opened."""
 
     plan: np.ndarray
     shape: np.ndarray
@@ -42,11 +42,12 @@ def new_indicators(made: FeatureSet | None, instruments: int, bar_ns: int) -> In
     """Memory of every instrument; `bar_ns` 0 takes bars of any interval. The machine code and the parameters stay the set's, which must live as long."""
     count = len(made.columns) if made else 0
     shape = np.zeros(1, SHAPE)
+    shape["bar_ns"] = bar_ns
     memory = np.zeros(1, LINE)
     if made and count:
         memory = made.new_memory(max(1, instruments)).reshape(-1).view(LINE)
         shape["parts"], shape["lines"] = -(-count // VALUES_PER_SLOT), made.slots // VALUES_PER_SLOT
-        shape["schema"], shape["bar_ns"] = indicators_id(made.schema_hash) | count << 32, bar_ns
+        shape["schema"] = indicators_id(made.schema_hash) | count << 32
     row = np.zeros(max(1, int(shape["parts"][0])), LINE)
     opened = np.full(max(1, instruments), BEFORE_ALL, np.int64)
     return Indicators(made.plan if made and count else np.zeros(1, PLAN), shape, memory, opened, np.zeros(1, BAR_INPUT), row)
@@ -62,28 +63,39 @@ def take_bar(x, bar):
 
 
 @kernel
+def write_slot(slot, cause, number, values, schema):
+    """A FEATURE row of one slot, the `number`-th of its input, with `values`, a LINE."""
+    begin(slot, cause, BY_FEATURES, FEATURE, number)
+    for k in range(VALUES_PER_SLOT):
+        slot["values"][k] = values["values"][k]
+    set_slot_word(slot, 14, schema)
+    set_slot_word(slot, 15, np.uint64(0))
+
+
+@kernel
 def write_row(out, n, cause, row, parts, schema):
     """A FEATURE row of `parts` slots from out[n] on, with the values of `row`; returns how many slots are in `out`."""
     for part in range(parts):
-        slot, values = out[n + part], row[part]
-        begin(slot, cause, BY_FEATURES, FEATURE, n)
-        slot.part, slot.parts = part, parts
-        for k in range(VALUES_PER_SLOT):
-            slot["values"][k] = values["values"][k]
-        set_slot_word(slot, 14, schema)
-        set_slot_word(slot, 15, np.uint64(0))
+        write_slot(out[n + part], cause, n, row[part], schema)
+        out[n + part].part, out[n + part].parts = part, parts
     return n + parts
 
 
 @kernel
+def takes_bar(state, bar):
+    """Whether `bar` counts, which it then has."""
+    i, bar_ns = np.int64(bar.instrument_id), state.shape[0].bar_ns
+    if (bar_ns != 0 and bar.interval_ns != bar_ns) or bar.side == ASK or bar.ts_open_ns <= state.opened[i]:
+        return False
+    state.opened[i] = bar.ts_open_ns
+    return True
+
+
+@kernel
 def add_indicators(state, out, n):
-    """Write the row of the bar in out[n - 1] behind it; returns how many slots are in `out`."""
+    """Write the row of the bar in out[n - 1], which counts, behind it; returns how many slots are in `out`."""
     bar, shape = out[n - 1], state.shape[0]
     i = np.int64(bar.instrument_id)
-    other = shape.bar_ns != 0 and bar.interval_ns != shape.bar_ns
-    if other or bar.side == ASK or bar.ts_open_ns <= state.opened[i]:
-        return n
-    state.opened[i] = bar.ts_open_ns
     x, row = state.input[0], state.row[0]
     take_bar(x, bar)
     fault = update_features(state.plan, address_of(state.memory[i * shape.lines]), address_of(x), address_of(row))

@@ -21,7 +21,7 @@ from transport.compiled import kernel
 MAD_SIGMA = 1.482602218505602  # a normal's standard deviation over its median absolute deviation: 1 / (quantile of 3/4)
 MEAN_SIGMA = 1.2533141373155001  # the same over its mean absolute deviation: sqrt(pi / 2)
 _RADIX_BITS = 11
-_RADIX = 1 << _RADIX_BITS
+RADIX = 1 << _RADIX_BITS
 _PASSES = 6  # of 11 bits: 64 and two to spare
 _SIGN = np.uint64(1 << 63)
 
@@ -42,7 +42,7 @@ def new_scratch(n: int, groups: int) -> Scratch:
     """Zeroed scratch; at least one of each, since an empty array has no address."""
     size, many = max(1, n), max(1, groups)
     keys, deviations, order, spare = (np.zeros(size, np.int64) for _ in range(4))
-    return Scratch(keys, deviations, order, spare, np.zeros(_RADIX, np.int64), np.zeros(many), np.zeros(many, np.int64))
+    return Scratch(keys, deviations, order, spare, np.zeros(RADIX, np.int64), np.zeros(many), np.zeros(many, np.int64))
 
 
 @kernel(inline=True)
@@ -148,12 +148,12 @@ def sort_order(keys, n, scratch):
         shift = np.uint64(at * _RADIX_BITS)
         counts[:] = 0
         for i in range(n):
-            counts[np.int64(((np.uint64(keys[i]) ^ _SIGN) >> shift) & np.uint64(_RADIX - 1))] += 1
+            counts[np.int64(((np.uint64(keys[i]) ^ _SIGN) >> shift) & np.uint64(RADIX - 1))] += 1
         before = np.int64(0)
-        for digit in range(_RADIX):
+        for digit in range(RADIX):
             before, counts[digit] = before + counts[digit], before
         for i in range(n):
-            digit = np.int64(((np.uint64(keys[order[i]]) ^ _SIGN) >> shift) & np.uint64(_RADIX - 1))
+            digit = np.int64(((np.uint64(keys[order[i]]) ^ _SIGN) >> shift) & np.uint64(RADIX - 1))
             spare[counts[digit]] = order[i]
             counts[digit] += 1
         for i in range(n):

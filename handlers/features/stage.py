@@ -3,6 +3,7 @@
     INPUT ──► (books folded by the runner) ──► bars, feature rows ──► SIGNALS        a row with levels is a long row;
                                           │                                         a feed's own bars are handed on;
                                           │                                         behind a bar, configured indicators;
+                                          │                                         behind these, rows of the universe, when its bar is over;
                                           │                                         last, the row of configured features of events
                                           └──► a checkpoint every `checkpoint` inputs: the rolling digest of those rows
 """
@@ -17,8 +18,9 @@ from handlers.domain.book import NO_LEVEL, best_lots, best_price, level_at, next
 from handlers.domain.memory import copy_slot, set_slot_word, slot_word, zero_slot
 from handlers.domain.rows import begin, stamp
 from handlers.domain.schema import features_of, schema_id
-from handlers.features.at_bars import Indicators, add_indicators, new_indicators
+from handlers.features.at_bars import Indicators, add_indicators, new_indicators, takes_bar
 from handlers.features.at_events import EventFeatures, add_event, new_event_features
+from handlers.features.at_universe import FactorSet, Universe, add_to_universe, new_universe, score_universe, score_until
 from handlers.features.bars import (
     BAR_STATE, ON_TIMER, ON_TRADE, BarsState, add_trade, close_bar, cut_quote, cut_trade, end_bar, is_open, new_bars,
 )  # fmt: skip
@@ -30,7 +32,7 @@ from transport.records import (
     TRADE, VALUES_PER_SLOT,
 )  # fmt: skip
 
-CUT, EVENTS = 2, 4  # added to params.top in a run with cut bars, with features of events
+CUT, EVENTS, UNIVERSE = 2, 4, 8  # added to params.top in a run with cut bars, with features of events, with factors of the universe
 ROWS_MAX = 520  # slots of one input: a bar an instrument at a timer or the end of the feed and a checkpoint, else bars and a long row
 INSTRUMENTS_MAX = 512  # half of it with bars of quotes, which come in pairs
 PLAIN = np.uint64(schema_id(0) | len(features_of(0)) << 32)  # schema and count of a row without levels
@@ -40,7 +42,7 @@ _KEY = np.array([(_P1 * (2 * i + 1) ^ (_P2 >> i)) >> 8 & 0x7FFFFFFF | 1 << 30 | 
 
 
 class FeaturesState(NamedTuple):
-    """Arrays of the stage: one FEATURE_STATE and BAR_STATE per instrument, one set of parameters, one rolling digest; cut bars, indicators, features of events."""
+    """Arrays of the stage: one FEATURE_STATE and BAR_STATE per instrument, one set of parameters, one rolling digest; cut bars, indicators, features of events, factors."""
 
     features: np.ndarray
     bars: np.ndarray
@@ -49,38 +51,48 @@ class FeaturesState(NamedTuple):
     cut: BarsState
     indicators: Indicators
     events: EventFeatures
+    universe: Universe
 
 
 def new_features(
     instruments: int, ema_fast: int, ema_slow: int, volatility_window: int, bar_ns: int, top_quote: bool, checkpoint: int,
     depth: int = 0, cut: BarsState | None = None, indicators: FeatureSet | None = None, events: FeatureSet | None = None,
-    row_every: int = 1,
+    row_every: int = 1, factors: FactorSet | None = None, close_after_ns: int = 0,
 ) -> FeaturesState:  # fmt: skip
     """Windows in events, `bar_ns` > 0, `checkpoint` in inputs, `depth` levels a side in a feature row, 0 to 32.
 
     `cut` bars are made instead of the plain ones of `bar_ns`, which is then 0. The sets of `indicators` and of features of
-    `events`, a row of which comes every `row_every` event ends, must live on.
+    `events`, a row of which comes every `row_every` event ends, must live on. `factors` of all instruments are stepped by a timer
+    `close_after_ns` after a bar's close at the latest.
     """
     assert (bar_ns == 0) == (cut is not None)
     params = np.zeros(1, FEATURE_PARAMS)
     params["alpha_fast"], params["alpha_slow"] = 2.0 / (ema_fast + 1), 2.0 / (ema_slow + 1)
     params["alpha_volatility"] = 2.0 / (volatility_window + 1)
-    params["bar_ns"], params["interval_ns"], params["checkpoint"] = 0 if events else bar_ns, bar_ns, checkpoint
-    params["top"] = (TOP_QUOTE if top_quote else TOP_BOOK) + (0 if cut is None else CUT) + (EVENTS if events else 0)
+    apart = (0 if cut is None else CUT) + (EVENTS if events else 0) + (UNIVERSE if factors else 0)
+    params["bar_ns"], params["interval_ns"], params["checkpoint"] = 0 if apart else bar_ns, bar_ns, checkpoint
+    params["top"] = (TOP_QUOTE if top_quote else TOP_BOOK) + apart
     params["depth"], params["schema"] = depth, schema_id(depth) | len(features_of(depth)) << 32
     rows = max(1, instruments)
     digest = np.zeros(1, DIGEST)
     digest["due"] = checkpoint - 1
     at_bars = new_indicators(indicators, instruments, bar_ns)
-    params["indicators"] = at_bars.shape["parts"]
+    params["behind_bars"] = indicators is not None or factors is not None
     at_events = new_event_features(events, instruments, row_every, top_quote)
-    return FeaturesState(np.zeros(rows, FEATURE_STATE), np.zeros(rows, BAR_STATE), params, digest, cut or new_bars([]), at_bars, at_events)
+    universe = new_universe(factors, close_after_ns)
+    return FeaturesState(
+        np.zeros(rows, FEATURE_STATE), np.zeros(rows, BAR_STATE), params, digest, cut or new_bars([]), at_bars, at_events, universe
+    )
 
 
-def rows_max(instruments: int, indicators: FeatureSet | None, quotes: bool = False) -> int:
-    """Slots that one input may make: ROWS_MAX, or at the end of the feed a bar (two, of quotes) and a row of indicators an instrument."""
+def rows_max(instruments: int, indicators: FeatureSet | None, quotes: bool = False, factors: bool = False) -> int:
+    """Slots that one input may make: ROWS_MAX, or at the end of the feed for each instrument a bar (two, of quotes), a row of indicators and two of factors.
+
+    A row of factors is of a bar that waited or of one that this input closed, and an instrument has at most one of each.
+    """
     values = len(indicators.columns) if indicators else 0
-    return max(ROWS_MAX, instruments * (1 + quotes - (-values // VALUES_PER_SLOT)) + 1) if values else ROWS_MAX
+    each = 1 + quotes - (-values // VALUES_PER_SLOT) + 2 * factors
+    return max(ROWS_MAX, instruments * each + 1) if values or factors else ROWS_MAX
 
 
 @kernel(inline=True)
@@ -109,7 +121,7 @@ def write_bar(state, at, r, out, n):
     out[n].instrument_id = at // sides
     out[n].side = BID + at % sides if sides > 1 else NO_SIDE
     fold_bar(state.digest[0], out[n])
-    return after_bar(state, out, n + 1) if state.params[0].indicators else n + 1
+    return after_bar(state, out, n + 1) if state.params[0].behind_bars else n + 1
 
 
 @kernel
@@ -158,8 +170,19 @@ def cut_bars(state, r, out):
 
 @kernel
 def after_bar(state, out, n):
-    """Behind the bar in out[n - 1] the configured indicators; returns how many slots are in `out`."""
-    after = add_indicators(state.indicators, out, n)
+    """Behind the bar in out[n - 1] the configured indicators, and rows of the universe bar before it; returns how many slots are in `out`."""
+    bar, indicators = out[n - 1], state.indicators
+    if not takes_bar(indicators, bar):
+        return n
+    after = add_indicators(indicators, out, n) if indicators.shape[0].parts else n
+    if state.params[0].top & UNIVERSE:
+        after = add_to_universe(state.universe, bar, out, after)
+    return fold_rows(state, out, n, after)
+
+
+@kernel
+def fold_rows(state, out, n, after):
+    """`fold_digest` of out[n:after]; returns `after`."""
     for k in range(n, after):
         fold_digest(state.digest[0], out[k])
     return after
@@ -167,12 +190,22 @@ def after_bar(state, out, n):
 
 @kernel
 def close_all_bars(state, r, out):
-    """Close every open bar, in instrument order."""
+    """Close every open bar, in instrument order, and the universe bar; returns the rows in `out`."""
     n = 0
     if state.params[0].interval_ns == 0:
         for at in range(len(state.cut.open)):
             n = write_bar(state, at, r, out, n)
+    else:
+        n = close_plain_bars(state, r, out)
+    if not state.params[0].top & UNIVERSE:
         return n
+    return fold_rows(state, out, n, score_universe(state.universe, r, out, n))
+
+
+@kernel
+def close_plain_bars(state, r, out):
+    """Close every open bar of `interval_ns`, in instrument order; returns the rows in `out`."""
+    n = 0
     for i in range(len(state.bars)):
         if state.bars[i].trades > 0:
             close_bar(state.bars[i], state.params[0].interval_ns, out[n])
@@ -180,7 +213,7 @@ def close_all_bars(state, r, out):
             out[n].instrument_id = i
             fold_digest(state.digest[0], out[n])
             n += 1
-            if state.params[0].indicators:
+            if state.params[0].behind_bars:
                 n = after_bar(state, out, n)
     return n
 
@@ -218,12 +251,12 @@ def pass_bar(state, r, out):
     begin(row, r, BY_FEATURES, BAR, 0)
     row.side = r.side
     fold_bar(state.digest[0], row)
-    return after_bar(state, out, 1) if state.params[0].indicators else 1
+    return after_bar(state, out, 1) if state.params[0].behind_bars else 1
 
 
 @kernel(inline=True)
 def add_top(state, m, r, out, n):
-    """The end of `step_features` in a run with cut bars or features of events: the feature row of `r`, if it ends an event of the top.
+    """The end of `step_features` in a run that is stepped apart: the feature row of `r`, if it ends an event of the top.
 
     Written twice so that others pay nothing: what is changed in either is changed in the other. tests/property/test_bars.py and
     tests/sim/test_line_events.py compare their rows.
@@ -256,24 +289,23 @@ def plain_bar(state, r, out):
         return 0
     begin(out[0], r, BY_FEATURES, BAR, 0)
     fold_digest(state.digest[0], out[0])
-    return after_bar(state, out, n) if state.params[0].indicators else n
+    return after_bar(state, out, n) if state.params[0].behind_bars else n
 
 
 @kernel
 def step_apart(state, m, r, out):
-    """`step_features` of a run with cut bars or features of events, at a trade or the end of an event: apart, so that others pay nothing."""
+    """`step_features` of a run with cut bars, features of events or factors, at a trade or the end of an event: apart, so that others pay nothing."""
     p = state.params[0]
     if p.interval_ns == 0:
         n = cut_bars(state, r, out)
     else:
         n = plain_bar(state, r, out) if r.kind == TRADE else 0
+    if r.kind == TIMER and p.top & UNIVERSE:
+        n = fold_rows(state, out, n, score_until(state.universe, r, out, n))
     n = add_top(state, m, r, out, n)
-    if p.top < EVENTS:
+    if not p.top & EVENTS:
         return n
-    after = add_event(state.events, m, r, out, n)
-    for k in range(n, after):
-        fold_digest(state.digest[0], out[k])
-    return after
+    return fold_rows(state, out, n, add_event(state.events, m, r, out, n))
 
 
 @kernel(inline=True)
@@ -293,7 +325,7 @@ def step_features(state, m, r, out):
         if n:
             begin(out[0], r, BY_FEATURES, BAR, 0)
             fold_digest(state.digest[0], out[0])
-            if p.indicators:
+            if p.behind_bars:
                 n = after_bar(state, out, n)
     elif r.kind == COMMAND and r.action == END_OF_FEED:
         return close_all_bars(state, r, out)

@@ -27,7 +27,7 @@ FEATURE_PARAMS = np.dtype(
         ("checkpoint", "i8"),
         ("depth", "i8"),  # levels a side behind the first eight values
         ("schema", "u8"),  # schema_id and count, as they stand in a row
-        ("indicators", "i8"),  # slots of their row behind a bar, 0 = none are configured
+        ("behind_bars", "i8"),  # 1: something configured takes them, indicators or factors of the universe
         ("interval_ns", "i8"),  # of plain bars, 0 = bars are cut
     ]
 )  # fmt: skip

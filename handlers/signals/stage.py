@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from handlers.contract import ACCOUNT_FIELDS, CALLS_MAX, DEPTH_MAX, EVENT_ROW, GUARD_ROWS, INDICATOR_ROW, ROWS_MAX, VALUES_MAX, VIEW
+from handlers.contract import ACCOUNT_FIELDS, CALLS_MAX, DEPTH_MAX, EVENT_ROW, FACTOR_ROW, GUARD_ROWS, INDICATOR_ROW, ROWS_MAX, VALUES_MAX, VIEW
 from handlers.domain import edges, reasons
 from handlers.domain.book import NO_LEVEL, best_price, level_at, next_level, two_sided
 from handlers.domain.memory import RAISED, address_of, call_step, copy_line, slot_word, view_at, zero_slot
 from handlers.domain.position import POSITION_STATE, apply_fill_row
 from handlers.domain.rows import stamp
-from handlers.domain.schema import EVENT_FEATURES_FROM, INDICATORS_FROM
+from handlers.domain.schema import EVENT_FEATURES_FROM, FACTORS_FROM, INDICATORS_FROM
 from transport.compiled import kernel
 from transport.records import (
     ACCEPTED, ACK, AMENDED, ASK, BID, BUY, BY_SIGNALS, COMMAND, FEATURE, FILL, HEADER_BYTES, INTENT, REJECT, SET_POSITION, SIGNAL,
@@ -263,6 +263,14 @@ def run_all(state, markets, r, here, out):
     return n
 
 
+@kernel
+def row_bit(schema):
+    """The bit of `reads` for a row of FEATURE of a schema of its own."""
+    if schema >= INDICATORS_FROM:
+        return np.uint64(1 << INDICATOR_ROW)
+    return np.uint64(1 << EVENT_ROW) if schema >= EVENT_FEATURES_FROM else np.uint64(1 << FACTOR_ROW)
+
+
 @kernel(inline=True)
 def step_signals(state, markets, r, feature_rows, count, out):
     """Rows of one input: each strategy handles `r`, then each feature row, in strategy order; negative is a fault."""
@@ -286,8 +294,8 @@ def step_signals(state, markets, r, feature_rows, count, out):
             continue
         i = np.int64(row.instrument_id)
         bit = np.uint64(1) << np.uint64(row.kind)
-        if row.kind == FEATURE and row.schema_id >= EVENT_FEATURES_FROM:
-            bit = np.uint64(1 << INDICATOR_ROW) if row.schema_id >= INDICATORS_FROM else np.uint64(1 << EVENT_ROW)
+        if row.kind == FEATURE and row.schema_id >= FACTORS_FROM:
+            bit = row_bit(row.schema_id)
         for k in range(state.first[i], state.first[i + 1]):
             if state.subs[k].reads & bit:
                 n = run_step(state, k, markets[i], row, r, out, n)

@@ -10,8 +10,11 @@ import numpy as np
 import pandas as pd  # type: ignore[import-untyped,unused-ignore]
 import pytest
 
+from handlers.domain.schema import FACTORS_FROM
 from handlers.features.factor_panel import PanelScores, next_returns, rank_ic, score_panel, spread
 from handlers.features.factors import HIGH, LIQUIDITY, LOW_VOLATILITY, MOMENTUM, REVERSAL, new_factors
+from tests.runs import config_file, log_rows, replayed
+from transport.records import FEATURE
 
 NAMED = {"mom_12_1": MOMENTUM, "rev_1": REVERSAL, "lowvol_60d": LOW_VOLATILITY}
 DIGIT = 0.5000001e-8  # of the figures: eight places
@@ -111,3 +114,39 @@ def test_a_late_panel_has_every_score_of_the_panel_a_day_later(panel: pd.DataFra
     late = score_panel(new_factors(20), panel.shift(1).to_numpy()[:1500], np.append(False, ends)[:1500])
     for now, then in zip(late, in_time, strict=True):
         assert np.array_equal(now[1:], then[:-1], equal_nan=True)
+
+
+# --- the same by a line ----------------------------------------------------------------------------------------------------
+WIDE = """
+kind = "bar"
+venue = "us"
+interval = "1d"
+wide = true
+columns.open_time = "Date"
+"""
+DAILY = """
+[line]
+timer_interval_ms = 0
+log_features = true
+
+[bars]
+interval_s = 86400
+
+[factors]
+enabled = true
+period_bars = 21
+"""
+
+
+def test_a_line_over_the_file_says_the_scores_of_the_panel_bit_by_bit(panel: pd.DataFrame, data_dir: Path, tmp_path: Path) -> None:
+    source = tmp_path / "sp500_dataset.csv.gz"
+    source.symlink_to(data_dir / "skfolio_sp500" / "sp500_dataset.csv.gz")
+    config_file(tmp_path, WIDE, "sp500_dataset.csv.gz.toml")
+    replayed(tmp_path / "run", source, config=config_file(tmp_path, DAILY))
+    rows = log_rows(tmp_path / "run", "features")
+    of_factors = rows[(rows["kind"] == FEATURE) & (rows["schema_id"] >= FACTORS_FROM)]
+    due = score_panel(new_factors(20), panel.to_numpy(), np.arange(1, len(panel) + 1) % 21 == 0)
+    found = of_factors["values"][:, :6].reshape(len(panel), 20, 6)
+    assert np.array_equal(found[:, :, :5], due.scores.transpose(0, 2, 1), equal_nan=True)
+    assert np.array_equal(found[:, :, 5], due.composite, equal_nan=True)
+    assert np.isfinite(due.composite[252:]).all()

@@ -85,9 +85,9 @@ def configured(**more: Any) -> Config:
     return Config(line=LineConfig(log_features=True), bars=BarsConfig(interval_s=1), feature=feature, **more)
 
 
-def logs_of(config: Config, base: Path = Path()) -> dict[str, Rows]:
-    """The decision logs of a run over a generated feed of two instruments."""
-    feed = SyntheticFeed(SEED, ROWS, 2)
+def logs_of(config: Config, base: Path = Path(), instruments: int = 2) -> dict[str, Rows]:
+    """The decision logs of a run over a generated feed, of two instruments unless told."""
+    feed = SyntheticFeed(SEED, ROWS, instruments)
     feed.bind({i.name: n for n, i in enumerate(feed.instruments)}, 16)
     built = build_line(config, feed.instruments, 1, 1, base)
     batches: list[Any] = []

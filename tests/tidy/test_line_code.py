@@ -20,6 +20,7 @@ from engine.ring_loops import run_ingest
 from engine.worker_loop import run_worker
 from engine.workers import load_ring_kernels
 from handlers.ingest.venues.binance_kernels import scan_messages
+from handlers.features.at_universe import step_universe
 from handlers.features.catalogue import INDICATORS
 from handlers.features.declare import BAR_INPUT, Feature
 from handlers.features.feature_set import FeatureSet, run_features, update_features
@@ -57,7 +58,7 @@ SIGNED = (fold_levels, trim, okx_checksum, kraken_checksum)
 BESIDE = (
     *SIGNED, scan_messages, read_times, find_bodies, write_rows, write_levels, find_records, scan_lean_lines, cycles_now, pack_words, unpack_words,
     copy_run, materialise, take_runs, market_words,
-    generate,
+    generate, step_universe,
 )  # fmt: skip
 # Kernels that Python calls and that are not read by themselves: they stand in the loops as well, or never decide anything.
 IN_THE_LOOPS = {"consumer_cell", "head", "load_cell", "push_first", "seek_first", "store_cell", "swap_cell", "tail"}

@@ -26,7 +26,7 @@ def declared(**options: Any) -> Handler:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"reads": ORDER}, r"may read Trade, Quote, Feature, Bar, Fill, Timer, INDICATOR_ROW, EVENT_ROW, not Order$"),
+        ({"reads": ORDER}, r"may read Trade, Quote, Feature, Bar, Fill, Timer, INDICATOR_ROW, EVENT_ROW, FACTOR_ROW, not Order$"),
         ({"reads": (TRADE, BOOK_DELTA)}, r"not BookDelta$"),
         ({"reads": 77}, r"not 77$"),
         ({"reads": FORECAST}, r"not Forecast: there is no source of forecasts yet$"),
@@ -69,7 +69,7 @@ def test_a_parameter_without_a_value_is_asked_for_by_name() -> None:
 @pytest.mark.parametrize(
     ("declaration", "words"),
     [
-        ("reads=FORECAST", "TypeError: a step may read Trade, Quote, Feature, Bar, Fill, Timer, INDICATOR_ROW, EVENT_ROW, not Forecast: there is no source of forecasts yet"),
+        ("reads=FORECAST", "TypeError: a step may read Trade, Quote, Feature, Bar, Fill, Timer, INDICATOR_ROW, EVENT_ROW, FACTOR_ROW, not Forecast: there is no source of forecasts yet"),
         ('reads=FEATURE, params=[("lots", "i8")]', "strategy mine: go needs a value for 'lots'"),
     ],
 )
