@@ -96,10 +96,12 @@ def fetch(wanted: Wanted, out: Path, tell: Told, base_url: str = BASE_URL, sleep
     Raises ConfigError, and FetchError where the archive does not answer or answers wrongly; what came until then is whole.
     """
     wanted.check()
-    if urllib.parse.urlsplit(base_url).scheme not in ("http", "https"):
-        raise ConfigError(f"{base_url!r} is not an http or https address")
+    _check_address(base_url)
     folder = out / wanted.folder
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FetchError(f"{folder} cannot be made: {error.strerror or error}") from error
     facts: dict[str, Any] = {"folder": str(folder), "fetched": [], "there": [], "not_published": []}
     for name in wanted.names():
         target = folder / name
@@ -114,6 +116,17 @@ def fetch(wanted: Wanted, out: Path, tell: Told, base_url: str = BASE_URL, sleep
         else:
             facts["fetched"].append(name)
     return facts
+
+
+def _check_address(base_url: str) -> None:
+    """Raises ConfigError."""
+    try:
+        parts = urllib.parse.urlsplit(base_url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:  # brackets that do not close, a port that is none
+        good = False
+    if not good:
+        raise ConfigError(f"{base_url!r} is not an http or https address")
 
 
 class Source:
@@ -164,7 +177,7 @@ class Source:
                 raise FetchError(f"{self.url}: asked for bytes from {have} on, got {response.headers.get('Content-Range')!r}")
             total: int | None = int(found[2])
         else:
-            have, total = 0, int(response.headers["Content-Length"]) if "Content-Length" in response.headers else None
+            have, total = 0, response.length  # None where the server does not say it, or not in digits
         if total is not None and total > FILE_BYTES_MAX:
             raise FetchError(f"{self.url}: {total:,} bytes; a file has at most {FILE_BYTES_MAX:,}")
         self.tell(self.name, have, total)
@@ -236,7 +249,7 @@ def _seconds(asked: str | None) -> float:
     """Retry-After, seconds or a date (RFC 9110, 10.2.3), in seconds; 0 where there is none."""
     if not asked:
         return 0.0
-    if asked.strip().isdigit():
+    if asked.strip().isdecimal():
         return float(asked)
     try:
         return max(0.0, (parsedate_to_datetime(asked) - datetime.now(UTC)).total_seconds())

@@ -5,6 +5,7 @@ Captures are cut off when a recorder is killed, so whatever can be decompressed 
 
 from __future__ import annotations
 
+import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -19,8 +20,11 @@ GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 ZIP_MAGIC = b"PK\x03\x04"
 READ_BYTES = 1 << 16
+PACKED_BYTES = 1 << 12  # of compressed data at a time: 4 bytes of zstd may say 128 KiB, and so a block has at most 128 MiB
 LINE_BYTES_MAX = 1 << 26  # the longest recorded line, a snapshot of 1,000 levels a side, has 60 kB
-_DAMAGED = (zlib.error, zstandard.ZstdError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError)  # the last two: zip's methods, locks
+# What zipfile raises for a damaged zip; the last three: a name that is no text, a method it does not know, a lock.
+ZIP_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, UnicodeDecodeError, NotImplementedError, RuntimeError)
+_DAMAGED = (*ZIP_DAMAGED, zstandard.ZstdError, EOFError)
 
 
 def _decompressor(head: bytes) -> Any:
@@ -45,7 +49,7 @@ def read_blocks(path: Path) -> Iterator[bytes]:
     """
     try:
         with path.open("rb") as file:
-            chunk = file.read(READ_BYTES)
+            chunk = file.read(PACKED_BYTES)
             if chunk.startswith(ZIP_MAGIC):
                 yield from _zip_blocks(path)
                 return
@@ -56,7 +60,9 @@ def read_blocks(path: Path) -> Iterator[bytes]:
                     chunk = file.read(READ_BYTES)
                     continue
                 yield unpack.decompress(chunk)
-                chunk = unpack.unused_data + file.read(READ_BYTES)
+                chunk = unpack.unused_data  # members behind the one that ended; all of them before more is read
+                if len(chunk) < len(ZSTD_MAGIC):
+                    chunk += file.read(PACKED_BYTES)
                 if unpack.eof and chunk:
                     unpack = _next_member(path, chunk)
             if unpack is not None and not unpack.eof:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
-from collections.abc import Iterator
+import io
+import random
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +15,8 @@ import zstandard
 
 from handlers.ingest import blocks
 from handlers.ingest.blocks import read_blocks, read_head, read_lines
-from handlers.ingest.errors import TruncatedError, UnreadableError
+from handlers.ingest.errors import FeedError, TruncatedError, UnreadableError
+from handlers.ingest.lean.files import find_csv, read_whole
 
 LINES = [b"one", b"", b"three " * 50, bytes(range(11, 256)), b"last"]
 TEXT = b"\n".join(LINES) + b"\n"
@@ -31,6 +36,12 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "capture.without-a-suffix"
 
 
+def read_at_once(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """So many bytes of a file, packed or not."""
+    monkeypatch.setattr(blocks, "READ_BYTES", size)
+    monkeypatch.setattr(blocks, "PACKED_BYTES", size)
+
+
 def taken(lines: Iterator[bytes]) -> tuple[list[bytes], type[Exception] | None]:
     """What came, and the error that ended it."""
     found = []
@@ -48,7 +59,7 @@ def test_a_file_is_unpacked_by_its_content_in_blocks_of_any_size(
 ) -> None:
     file.write_bytes(PACKED[packing])
     for size in (4, 5, 7, 64, 1 << 16):
-        monkeypatch.setattr(blocks, "READ_BYTES", size)
+        read_at_once(monkeypatch, size)
         assert b"".join(read_blocks(file)) == TEXT, size
         assert list(read_lines(file)) == LINES, size
 
@@ -64,7 +75,7 @@ def test_a_last_line_needs_no_end_and_an_empty_file_has_no_line(file: Path) -> N
 def test_a_file_cut_anywhere_gives_its_whole_lines_and_then_says_so(
     file: Path, monkeypatch: pytest.MonkeyPatch, packing: str
 ) -> None:
-    monkeypatch.setattr(blocks, "READ_BYTES", 16)
+    read_at_once(monkeypatch, 16)
     whole = PACKED[packing]
     for end in range(4, len(whole)):
         file.write_bytes(whole[:end])
@@ -74,7 +85,7 @@ def test_a_file_cut_anywhere_gives_its_whole_lines_and_then_says_so(
 
 
 def test_a_damaged_file_gives_what_came_before_the_damage(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "READ_BYTES", 32)
+    read_at_once(monkeypatch, 32)
     first = gzip.compress(TEXT)
     file.write_bytes(first + gzip.compress(TEXT)[:10] + b"\xff" * 40)
     assert taken(read_lines(file)) == (LINES, UnreadableError)
@@ -83,10 +94,56 @@ def test_a_damaged_file_gives_what_came_before_the_damage(file: Path, monkeypatc
         list(read_lines(file))
 
 
+def test_members_that_were_read_are_unpacked_before_more_is_read(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recorder that closes a member a line makes thousands of a block: were all of them read on each time, time and memory grew without end."""
+    given: list[int] = []
+
+    class Watched:
+        def __init__(self, head: bytes) -> None:
+            self.inner = plain(head)
+
+        def decompress(self, chunk: bytes) -> bytes:
+            given.append(len(chunk))
+            return bytes(self.inner.decompress(chunk))
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.inner, name)
+
+    plain = blocks._decompressor
+    monkeypatch.setattr(blocks, "_decompressor", Watched)
+    file.write_bytes(gzip.compress(b"a line\n") * 2000)
+    assert b"".join(read_blocks(file)) == b"a line\n" * 2000
+    assert max(given) < blocks.PACKED_BYTES + 4  # of the magic that tells what the next member is
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress])
+def test_a_file_of_a_million_to_one_is_given_in_bounded_blocks(file: Path, monkeypatch: pytest.MonkeyPatch, pack: Callable[[bytes], bytes]) -> None:
+    monkeypatch.setattr(blocks, "PACKED_BYTES", 256)
+    file.write_bytes(pack(bytes(1 << 26)))
+    sizes = [len(block) for block in read_blocks(file)]
+    assert sum(sizes) == 1 << 26
+    assert max(sizes) <= 256 // 4 << 17  # what four bytes of zstd may say
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_any_damage_of_a_zip_is_told_and_raises_nothing_else(file: Path, method: int) -> None:
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w", method) as archive:
+        archive.writestr("añ.csv", TEXT)
+    for seed in range(300):
+        damaged, draw = bytearray(whole.getvalue()), random.Random(seed)
+        for _ in range(draw.randint(1, 4)):
+            damaged[draw.randrange(4, len(damaged))] = draw.randrange(256)
+        file.write_bytes(damaged)
+        for read in (lambda path: list(read_blocks(path)), find_csv, read_whole):
+            with contextlib.suppress(FeedError):
+                read(file)
+
+
 def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "READ_BYTES", 64)
+    read_at_once(monkeypatch, 64)
     monkeypatch.setattr(blocks, "LINE_BYTES_MAX", 256)
     file.write_bytes(b"short\n" + b"x" * 1000)
     with pytest.raises(UnreadableError, match="a line of over 256 bytes"):
@@ -100,7 +157,7 @@ def test_a_file_that_is_not_there_is_told_with_its_path(file: Path) -> None:
 
 @pytest.mark.parametrize("packing", PACKED)
 def test_the_head_of_a_file_is_read_without_the_rest(file: Path, monkeypatch: pytest.MonkeyPatch, packing: str) -> None:
-    monkeypatch.setattr(blocks, "READ_BYTES", 8)
+    read_at_once(monkeypatch, 8)
     file.write_bytes(PACKED[packing])
     assert read_head(file, 5) == TEXT[:5]
     assert read_head(file, 10**6) == TEXT

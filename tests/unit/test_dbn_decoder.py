@@ -12,7 +12,9 @@ import pytest
 import zstandard
 
 from handlers.domain import reasons
+from handlers.ingest import blocks
 from handlers.ingest.errors import NotAFeedError
+from handlers.ingest.dbn import feed as dbn_feed
 from handlers.ingest.dbn import files as dbn_files
 from handlers.ingest.formats import open_feed
 from handlers.ingest.dbn.grid import inferred, known_future
@@ -234,6 +236,21 @@ def test_joined_chunks_depend_neither_on_rows_max_nor_on_the_blocks(
         assert b"".join(chunk.tobytes() for chunk in chunks) == expected.tobytes()
         assert all(chunk["flags"][-1] & EVENT_END for chunk in chunks)
         assert all(len(c) <= rows_max or not np.any(c["flags"][:-1] & EVENT_END) for c in chunks)
+
+
+def test_snapshots_of_more_than_memory_are_cut_between_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every instrument of a venue they follow one another as one: a cut in the middle of one would make its second half the book."""
+    def snapshot(first: int) -> list[Row]:
+        return [("R", "N", 0, 0, 0, SNAPSHOT), *(("A", "B", first + n, 100 - n, 1, SNAPSHOT) for n in range(8)), ("A", "A", first + 9, 200, 1, SNAPSHOT | LAST)]
+
+    path = tmp_path / "day.dbn"
+    body = b"".join(records(snapshot(10 * n), instrument=(ESH4, SPREAD)[n % 2]).tobytes() for n in range(1, 21))
+    path.write_bytes(header(symbols={"ESH4": ESH4, "ESH4-ESM4": SPREAD}) + body)
+    whole = rows_of(open_feed(str(path)))
+    assert np.count_nonzero(whole["flags"] & EVENT_FIRST) == 20
+    for module, name in ((blocks, "READ_BYTES"), (dbn_files, "BLOCK_BYTES"), (dbn_feed, "EVENT_BYTES_MAX")):
+        monkeypatch.setattr(module, name, 1000)
+    assert rows_of(open_feed(str(path))).tobytes() == whole.tobytes()
 
 
 def test_files_of_different_datasets_are_no_one_feed(tmp_path: Path) -> None:

@@ -306,3 +306,10 @@ def test_version_that_is_not_known_is_refused_in_words(tmp_path: Path, version: 
     (tmp_path / "a.dbn").write_bytes(zstandard.compress(bytes(head)))
     with pytest.raises(NotAFeedError, match=f"a.dbn is of DBN version {version}; the engine reads 1, 2 and 3"):
         open_feeds([str(tmp_path / "a.dbn")], [])
+
+
+@pytest.mark.parametrize("rtype", [0, 1, 10, 18, 19, 32, 160, 177, 195, 197])
+def test_record_in_a_file_of_a_schema_without_rows_is_counted(tmp_path: Path, rtype: int) -> None:
+    feed = feed_of(tmp_path, lines(rtype, 2).tobytes(), schema=dbn.Schema.STATISTICS)
+    assert len(rows_of(feed)) == 0
+    assert feed.counters == {reasons.UNKNOWN_RECORD if rtype == 0 else reasons.UNKNOWN_SYMBOL: 2}

@@ -101,7 +101,7 @@ def test_a_server_without_ranges_that_always_cuts_is_given_up(archive: Archive, 
     assert not (tmp_path / PATH).exists()
 
 
-@pytest.mark.parametrize(("fault", "least"), [("429:7", 7.0), ("418:3", 3.0), ("503", 0.5), ("429:Thu, 01 Jan 1970 00:00:00 GMT", 0.5)])
+@pytest.mark.parametrize(("fault", "least"), [("429:7", 7.0), ("418:3", 3.0), ("503", 0.5), ("429:Thu, 01 Jan 1970 00:00:00 GMT", 0.5), ("429:\N{SUPERSCRIPT TWO}", 0.5)])
 def test_a_busy_server_is_given_the_time_it_asks_for(archive: Archive, tmp_path: Path, fault: str, least: float) -> None:
     archive.put(PATH, TEXT)
     archive.faults = [fault]
@@ -174,6 +174,18 @@ def test_days_and_addresses_that_are_none_are_refused(tmp_path: Path) -> None:
         day_of("yesterday")
     with pytest.raises(ConfigError, match="is not an http or https address"):
         fetch(SPOT_TRADES, tmp_path, lambda *_: None, "file:///etc")
+
+
+@pytest.mark.parametrize("url", ["http://[1", "http://", "https://:80", "http://a:99999", "http://a:b"])
+def test_an_address_without_a_host_is_refused_before_it_is_asked(tmp_path: Path, url: str) -> None:
+    with pytest.raises(ConfigError, match="is not an http or https address"):
+        fetch(SPOT_TRADES, tmp_path, lambda *_: None, url)
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FetchError, match="cannot be made: Not a directory"):
+        fetch(SPOT_TRADES, tmp_path / "file", lambda *_: None, "http://127.0.0.1:1")
 
 
 def test_the_command_says_what_came_and_what_is_missing(archive: Archive, tmp_path: Path) -> None:

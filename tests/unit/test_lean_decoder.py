@@ -94,6 +94,12 @@ def test_quotes_hold_the_newest_of_both_sides_and_a_pair_of_one_millisecond_is_o
     ]  # fmt: skip
 
 
+def test_a_quote_that_is_refused_is_nobodys_best(tmp_path: Path) -> None:
+    feed = opened(quotes(tmp_path, [b"1,100,5,0,0,Q,1,0", b"2,900,5,-1,5,Q,1,0", b"3,0,0,101,6,P,1,0"]))
+    assert rows_of(feed)[["price_ticks", "ask_ticks"]].tolist() == [(100, 0), (100, 101)]
+    assert feed.counters == {NOT_POSITIVE: 1}
+
+
 def test_what_was_quoted_yesterday_is_not_the_best_of_today(tmp_path: Path) -> None:
     days = [quotes(tmp_path, [b"1,100,5,105,6,Q,1,0"]), quotes(tmp_path, [b"1,0,0,107,6,Q,1,0"], "20131008")]
     assert rows_of(opened(*days))["price_ticks"].tolist() == [100, 0]
@@ -131,6 +137,12 @@ def test_hours_and_days_are_told_apart_by_their_times(tmp_path: Path) -> None:
     assert hours["ts_event_ns"].tolist() == [local(2013, 10, 7, 10), local(2013, 10, 7, 11)]
     (day,) = rows_of(opened(daily(tmp_path, [b"20131007 00:00,10,12,9,11,77"])))
     assert (day["ts_event_ns"], day["interval_ns"]) == (local(2013, 10, 8), 24 * 3600 * 10**9)
+
+
+@pytest.mark.parametrize("end", [b"", b"\n"])
+def test_one_hour_alone_is_an_hour(tmp_path: Path, end: bytes) -> None:
+    path = zipped(tmp_path, "ibm.zip", b"20140501 09:00,1815200,1815300,1815000,1815200,100" + end, "ibm.csv")
+    assert rows_of(opened(path))["interval_ns"].tolist() == [3600 * 10**9]
 
 
 @pytest.mark.parametrize(("day", "hours"), [("20130310", 23), ("20131103", 25), ("20131007", 24)])

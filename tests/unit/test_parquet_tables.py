@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from handlers.ingest.errors import NotAFeedError, UnreadableError
+from handlers.ingest.errors import FeedError, NotAFeedError, UnreadableError
 from handlers.ingest.tables import parquet
 from handlers.ingest.tables.map import Columns, TableMap, TableTime
 from handlers.ingest.tables.feed import TableFeed
@@ -123,6 +123,33 @@ def test_a_file_that_is_no_parquet_behind_its_first_bytes_is_told(tmp_path: Path
         opened(path, TRADES)
 
 
+def test_a_name_that_is_no_text_is_told(tmp_path: Path) -> None:
+    of_columns(tmp_path, trades())
+    path = tmp_path / "table.parquet"
+    path.write_bytes(path.read_bytes().replace(b"ARROW:schema", b"ARROW:lost!!").replace(b"\x18\x01p", b"\x18\x01\xf1"))
+    with pytest.raises(UnreadableError, match="has a column whose name is no text"):
+        opened(path, TRADES)
+
+
+def test_whatever_arrow_says_of_damage_is_told_in_one_line(tmp_path: Path) -> None:
+    of_columns(tmp_path, trades(p=pa.array(range(40)), t=pa.array(range(T0, T0 + 40))))
+    path = tmp_path / "table.parquet"
+    whole = path.read_bytes()
+    for seed in range(150):
+        draw, damaged = random.Random(seed), bytearray(whole)
+        for _ in range(3):
+            damaged[draw.randrange(4, len(damaged))] = draw.randrange(256)
+        path.write_bytes(damaged)
+        told = []
+        try:
+            feed = opened(path, TRADES)
+            rows_of(feed)
+            told += feed.first_offenders.values()
+        except FeedError as error:
+            told.append(str(error))
+        assert not any("\n" in words for words in told), seed
+
+
 def test_a_damaged_row_group_ends_the_feed_and_is_counted(tmp_path: Path) -> None:
     feed = of_columns(tmp_path, trades(p=pa.array(range(1000))))
     path = tmp_path / "table.parquet"
@@ -131,6 +158,68 @@ def test_a_damaged_row_group_ends_the_feed_and_is_counted(tmp_path: Path) -> Non
     path.write_bytes(data)
     assert len(rows_of(feed)) < 1000
     assert counted(feed) == {"UNREADABLE": 1}
+
+
+SYMBOLS = TableMap("trade", venue="v", columns=Columns(time="t", price="p", qty="q", symbol="s"))
+AB = tuple(Instrument(symbol, "v", Decimal("0.1"), Decimal(1)) for symbol in "AB")
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary(), pa.dictionary(pa.int32(), pa.string())])
+def test_an_empty_text_is_missing_in_whatever_it_is_kept(tmp_path: Path, kind: Any) -> None:
+    columns = trades(s=pa.array(["", "B", "A"]).cast(kind), p=pa.array(["1.5", "", "2.5"]).cast(kind))
+    feed = of_columns(tmp_path, columns, SYMBOLS, AB)
+    assert rows_of(feed)[["instrument_id", "price_ticks"]].tolist() == [(0, 25)]
+    assert counted(feed) == {"MISSING_FIELD": 2}
+
+
+def test_blanks_around_a_symbol_are_none_of_it(tmp_path: Path) -> None:
+    feed = of_columns(tmp_path, trades(s=pa.array([" A", "B "])), SYMBOLS, ())
+    assert [i.name for i in feed.instruments] == ["A.v", "B.v"]
+    assert rows_of(feed)["instrument_id"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("column", [
+    pa.array([2**64 // 1000 + T0 * 1000, T0 * 1000], pa.timestamp("us")),  # the year 2609: in ns and 64 bits, some 2024
+    pa.array([-(2**64 // 1000) + T0 * 1000, T0 * 1000], pa.timestamp("us")),
+    pa.array([213_504 + T0 // 86_400_000, T0 // 86_400_000], pa.date32()),
+])  # fmt: skip
+def test_a_time_that_64_bits_of_ns_do_not_hold_is_no_other_time(tmp_path: Path, column: Any) -> None:
+    feed = of_columns(tmp_path, trades(t=column))
+    assert rows_of(feed)["origin"].tolist() == [1]
+    assert counted(feed) == {"TIME_OUT_OF_RANGE": 1}
+
+
+@pytest.mark.parametrize(("column", "close_ns"), [
+    (pa.array([T0 + 59_999]), (T0 + 60_000) * 10**6),
+    (pa.array([T0 + 59_999], pa.timestamp("ms")), (T0 + 60_000) * 10**6),
+    (pa.array([(T0 + 60_000) * 1000 - 1], pa.timestamp("us", "UTC")), (T0 + 60_000) * 10**6),
+    (pa.array([19_943], pa.date32()), 19_944 * 86_400 * 10**9),
+    (pa.array([19_943 * 86_400_000], pa.date64()), 19_944 * 86_400 * 10**9),
+])  # fmt: skip
+def test_the_last_unit_within_a_bar_leads_to_its_end_whatever_the_unit(tmp_path: Path, column: Any, close_ns: int) -> None:
+    table = TableMap("bar", venue="v", symbol="X", interval="1m", columns=Columns(close_time="t", close="p"), time=TableTime(close_is_last=True))
+    rows = rows_of(of_columns(tmp_path, {"t": column, "p": [1]}, table))
+    assert rows[["ts_open_ns", "ts_event_ns"]].tolist() == [(close_ns - 60 * 10**9, close_ns)]
+
+
+@pytest.mark.parametrize("key", ["p", "s"])
+@pytest.mark.parametrize("column", [pa.array([{"a": 1}]), pa.array([[1]]), pa.array([b"\xff"])], ids=["struct", "list", "no text"])
+def test_a_column_that_holds_no_cells_is_told(tmp_path: Path, key: str, column: Any) -> None:
+    with pytest.raises(UnreadableError, match="has a column that is none of a table"):
+        of_columns(tmp_path, trades(t=pa.array([T0]), **{key: column}), SYMBOLS, AB)
+
+
+def test_a_side_that_holds_no_cells_ends_the_feed_and_is_counted(tmp_path: Path) -> None:
+    feed = of_columns(tmp_path, trades(t=pa.array([T0]), s=pa.array([[1]])))
+    assert len(rows_of(feed)) == 0
+    assert counted(feed) == {"UNREADABLE": 1}
+
+
+def test_a_column_that_is_there_twice_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "table.parquet"
+    pq.write_table(pa.Table.from_arrays([pa.array([T0]), *[pa.array([1])] * 3], ["t", "p", "q", "p"]), path)
+    with pytest.raises(NotAFeedError, match=r"columns\.price = 'p': the header has 2 such columns"):
+        opened(path, TableMap("trade", venue="v", symbol="X", columns=Columns(time="t", price="p", qty="q")))
 
 
 def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -27,6 +27,9 @@ MINUTE_NS, DAY_NS = 60 * 10**9, 86_400 * 10**9
 BOOK = TableMap("book_delta", venue="v", symbol="X", columns=Columns(time="t", price="p", qty="q", side="s", id="u", is_snapshot="snap"))
 
 
+CLOSES = TableMap("bar", venue="v", wide=True, interval="1d", columns=Columns(open_time="t"))
+
+
 def test_a_trade_a_line_with_ticks_and_lots_from_the_decimals_seen(tmp_path: Path) -> None:
     feed = of_text(tmp_path, f"{HEAD}{T0},61800.30,0.006,buy\n{T0 + 1},61800.25,1,SELL\n{T0 + 2},61800,0.5,\n")
     rows = rows_of(feed)
@@ -201,6 +204,12 @@ def test_a_wide_table_has_a_bar_for_each_symbol_that_has_a_close(tmp_path: Path)
     assert feed.receive_times().tolist()[1:] == sorted({int(t) for t in rows["ts_recv_ns"]})
 
 
+def test_columns_without_a_name_are_no_symbols(tmp_path: Path) -> None:
+    feed = of_text(tmp_path, "t,A,,,B\n2024-08-08,1,2,3,4\n", CLOSES)
+    assert [i.name for i in feed.instruments] == ["A.v", "B.v"]
+    assert rows_of(feed)["close_ticks"].tolist() == [1, 4]
+
+
 def test_rows_sorted_by_time_keep_their_lines(tmp_path: Path) -> None:
     table = TableMap("trade", venue="v", order="time", columns=Columns(time="t", price="p", qty="q", symbol="s"))
     feed = of_text(tmp_path, f"{HEAD}{T0 + 2},1,1,AAA\n{T0 + 1},2,1,AAA\n{T0 + 1},3,x,AAA\n{T0 + 1},4,1,BBB\n{T0},5,1,BBB\n", table)
@@ -279,6 +288,9 @@ def test_several_files_are_one_source(tmp_path: Path) -> None:
     (HEAD, TableMap("trade", venue="v", columns=Columns(time="t", price="p", qty="q", symbol="s")), "table.csv shows no symbol"),
     (f"{HEAD}{T0},1,1,b\n", TableMap("trade", venue="v", symbol="X", columns=TRADES.columns, time=TableTime(zone="Mars/Olympus")), "'Mars/Olympus' is no time zone"),
     ("\xff\xfe", TRADES, "columns.time = 't'"),
+    ("t,p,q,s,p\n", TRADES, "columns.price = 'p': the header has 2 such columns"),
+    ("t,A,B,A\n", CLOSES, "symbol = 'A': the header has 2 such columns"),
+    (f"{HEAD}{T0},1,1,b\n", TableMap("trade", venue="v", symbol="X", tick=Decimal(10**11), lot=Decimal(10**11), columns=TRADES.columns), "64 bits do not hold"),
 ])  # fmt: skip
 def test_a_map_that_does_not_fit_its_file_is_told_when_it_is_opened(tmp_path: Path, text: str, table: TableMap, words: str) -> None:
     with pytest.raises(NotAFeedError) as caught:
@@ -291,6 +303,42 @@ def test_words_of_the_side_column_are_the_maps(tmp_path: Path) -> None:
     feed = of_text(tmp_path, f"{HEAD}{T0},1,1,up\n{T0},1,1,1\n{T0},1,1,down\n{T0},1,1,buy\n", table)
     assert rows_of(feed)["side"].tolist() == [BUY, BUY, SELL]
     assert counted(feed) == {"WRONG_TYPE": 1}
+
+
+@pytest.mark.parametrize(("word", "kind"), [("true", BOOK_SNAPSHOT), ("True", BOOK_SNAPSHOT), ("T", BOOK_SNAPSHOT), ("1", BOOK_SNAPSHOT),
+                                            ("FALSE", BOOK_DELTA), ("f", BOOK_DELTA), ("0", BOOK_DELTA)])  # fmt: skip
+def test_a_flag_is_true_or_false(tmp_path: Path, word: str, kind: int) -> None:
+    feed = of_text(tmp_path, f"t,p,q,s,u,snap\n{T0},1,1,buy,1,{word}\n", BOOK)
+    assert rows_of(feed)["kind"].tolist() == [kind]
+
+
+@pytest.mark.parametrize("word", ["full", "tomorrow", "fakse", "2", "tr", "x", "-"])
+def test_a_word_that_begins_like_a_flag_is_none(tmp_path: Path, word: str) -> None:
+    feed = of_text(tmp_path, f"t,p,q,s,u,snap\n{T0},1,1,buy,1,{word}\n", BOOK)
+    assert len(rows_of(feed)) == 0
+    assert counted(feed) == {"WRONG_TYPE": 1}
+
+
+def test_an_interval_that_leads_beyond_all_times_is_none(tmp_path: Path) -> None:
+    table = TableMap("bar", venue="v", symbol="X", columns=Columns(open_time="t", interval_ns="i", close="p"))
+    feed = of_text(tmp_path, "t,i,p\n" + f"{T0},{5 * 10**18},1\n" * 2 + f"{T0},1000,1\n", table)
+    assert rows_of(feed)["interval_ns"].tolist() == [1000]
+    assert counted(feed) == {"OUT_OF_RANGE": 2}
+
+
+def test_a_text_has_no_last_unit(tmp_path: Path) -> None:
+    table = TableMap("bar", venue="v", symbol="X", interval="1m", columns=Columns(close_time="t", close="p"), time=TableTime(close_is_last=True))
+    feed = of_text(tmp_path, "t,p\n2024-08-08T23:54:59.999Z,1\n", table)
+    assert len(rows_of(feed)) == 0
+    assert counted(feed) == {"WRONG_TYPE": 1}
+
+
+def test_receive_times_leave_what_was_counted(tmp_path: Path) -> None:
+    feed = of_text(tmp_path, f"{HEAD}{T0},1,1,buy\n{T0},x,1,buy\n")
+    rows_of(feed)
+    before = (feed.messages, feed.lines, counted(feed))
+    assert len(feed.receive_times()) == 3
+    assert (feed.messages, feed.lines, counted(feed)) == before
 
 
 def test_a_price_below_zero_is_one(tmp_path: Path) -> None:

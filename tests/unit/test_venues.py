@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -15,6 +16,7 @@ from handlers.domain import reasons
 from handlers.ingest.errors import NotAFeedError
 from handlers.ingest.feed import Feed
 from handlers.ingest.formats import open_feed
+from handlers.ingest.venues.protocol import trade_id
 from transport.records import (
     BAR, BOOK_DELTA, BOOK_SNAPSHOT, BUY, CONNECTION, DISCONNECTED, EVENT_END, GAP, NO_INSTRUMENT, QUOTE, SELL, TRADE,
 )  # fmt: skip
@@ -173,11 +175,8 @@ def test_kraken_levels_beyond_the_published_depth_are_removed_in_the_same_event(
 
 
 def test_okx_sequence_is_followed_where_messages_bear_one(tmp_path: Path) -> None:
-    def book(action: str, seq: int, previous: int) -> dict[str, Any]:
-        entry = {"asks": [["10.2", "1", "0", "1"]], "bids": [["10.1", "1", "0", "1"]], "ts": str(T0 * 1000), "seqId": seq, "prevSeqId": previous}
-        return {"arg": {"channel": "books", "instId": "A-USD"}, "action": action, "data": [entry]}
-
-    feed = capture(tmp_path, [book("snapshot", 5, -1), book("update", 8, 5), book("update", 12, 9), book("update", 13, 12)])
+    numbers = [("snapshot", 5, -1), ("update", 8, 5), ("update", 12, 9), ("update", 13, 12)]
+    feed = capture(tmp_path, [okx_book(action, seqId=seq, prevSeqId=previous) for action, seq, previous in numbers])
     rows = rows_of(feed)
     gaps = rows[rows["kind"] == GAP]
     assert gaps[["expected_seq", "got_seq", "reason"]].tolist() == [(8, 9, reasons.SEQUENCE_GAP)]
@@ -189,6 +188,86 @@ def test_okx_side_without_orders_is_a_quote_of_nothing(tmp_path: Path) -> None:
     feed = capture(tmp_path, [{"arg": {"channel": "tickers", "instId": "A-USD"}, "data": [ticker]}])
     quote = rows_of(feed)[0]
     assert (quote["kind"], quote["qty_lots"], quote["ask_ticks"], quote["ask_lots"]) == (QUOTE, 2, 0, 0)
+
+
+def okx_book(action: str, **more: Any) -> dict[str, Any]:
+    entry = {"asks": [["10.2", "1", "0", "1"]], "bids": [["10.1", "1", "0", "1"]], "ts": str(T0 * 1000), **more}
+    return {"arg": {"channel": "books", "instId": "A-USD"}, "action": action, "data": [entry]}
+
+
+KRAKEN_BOOK = [1, {"as": [["10.2", "1.0", f"{T0}.5"]], "bs": [["10.1", "1.0", f"{T0}.5"]]}, "book-10", "A/USD"]
+
+
+def kraken_change(price: str = "10.2", channel: str = "book-10", **more: str) -> list[Any]:
+    return [1, {"a": [[price, "2.0", f"{T0}.5"]], **more}, channel, "A/USD"]
+
+
+@pytest.mark.parametrize(("book", "change"), [
+    (BITMEX_BOOK, bitmex("update", {"id": 1, "side": "Sell", "size": 7})),  # a size that was missed shows nowhere
+    (KRAKEN_BOOK, kraken_change()),  # nor does a level below the ten that are signed
+    (okx_book("snapshot"), okx_book("update")),  # or the 25, where messages have no numbers
+])  # fmt: skip
+def test_book_whose_checks_do_not_cover_it_all_ends_with_a_line_that_cannot_be_read(tmp_path: Path, book: Any, change: Any) -> None:
+    feed = capture(tmp_path, [book, json.dumps(change)[:-9], change, book])
+    rows = rows_of(feed)
+    assert rows["kind"].tolist() == [BOOK_SNAPSHOT] * 2 + [GAP] + [BOOK_SNAPSHOT] * 2
+    assert feed.counters == {reasons.BROKEN_LINE: 1, reasons.DEPTH_REFUSED: 1}
+
+
+def test_okx_book_with_numbers_outlives_a_line_that_was_of_no_book(tmp_path: Path) -> None:
+    bodies = [okx_book("snapshot", seqId=5, prevSeqId=-1), '{"arg":', okx_book("update", seqId=8, prevSeqId=5), '{"arg":', okx_book("update", seqId=9, prevSeqId=7)]
+    feed = capture(tmp_path, bodies)
+    rows = rows_of(feed)
+    assert rows["kind"].tolist() == [BOOK_SNAPSHOT] * 2 + [BOOK_DELTA] * 2 + [GAP]
+    assert feed.counters == {reasons.BROKEN_LINE: 2, reasons.SEQUENCE_GAP: 1}
+
+
+def test_kraken_book_without_a_level_tells_no_decimals(tmp_path: Path) -> None:
+    signed = kraken_change(c=str(zlib.crc32(b"10220" b"10110")))  # digits of ask, bid: price, quantity
+    feed = capture(tmp_path, [KRAKEN_BOOK, signed, [1, {"as": [], "bs": []}, "book-10", "A/USD"]])
+    assert GAP not in rows_of(feed)["kind"]
+    assert feed.counters == {}
+
+
+def test_coinbase_update_without_changes_is_no_update_of_nothing(tmp_path: Path) -> None:
+    feed = capture(tmp_path, [coinbase_book("A-USD"), {"type": "l2update", "product_id": "A-USD", "time": ISO}])
+    assert rows_of(feed)["kind"].tolist() == [BOOK_SNAPSHOT] * 2 + [GAP]
+    assert feed.counters == {reasons.MISSING_FIELD: 1}
+
+
+# --- numbers that no venue sends ----------------------------------------------------------------------------------------------
+
+
+def okx_trade(trade_id: str) -> dict[str, Any]:
+    print_ = {"px": "10.1", "sz": "1", "side": "buy", "ts": str(T0 * 1000), "tradeId": trade_id}
+    return {"arg": {"channel": "trades", "instId": "A-USD"}, "data": [print_]}
+
+
+def bybit_book(size: str) -> str:
+    level = {"price": "100.5", "side": "Buy", "size": "@"}
+    body = {"topic": "orderBookL2_25.LTCUSDT", "type": "snapshot", "data": {"order_book": [level]}, "cross_seq": "1", "timestamp_e6": str(T0 * 10**6)}
+    return json.dumps(body).replace('"@"', size)
+
+
+@pytest.mark.parametrize(("good", "bad", "reason"), [
+    (okx_trade("1"), okx_trade("1" * 5000), reasons.OUT_OF_INT64),  # more digits than Python makes a number of
+    (okx_trade("1"), okx_trade("9223372036854775808"), reasons.OUT_OF_INT64),
+    (bybit_book("1.5"), bybit_book("1.5e999999"), reasons.OUT_OF_INT64),
+    (KRAKEN_BOOK, kraken_change(channel="book-\N{SUPERSCRIPT TWO}"), reasons.UNKNOWN_STREAM),
+    (KRAKEN_BOOK, kraken_change("10.2" + "0" * 30, c="123"), reasons.WRONG_TYPE),
+    (coinbase_book("A-USD"), coinbase_book("A-USD") | {"asks": 5}, reasons.NOT_A_NUMBER),
+    (coinbase_book("A-USD"), coinbase_book("A-USD") | {"asks": None}, reasons.NOT_A_NUMBER),
+    (coinbase_book("A-USD"), coinbase_book("A-USD") | {"asks": [["1e+-5", "2"]]}, reasons.NOT_A_NUMBER),
+    (coinbase_book("A-USD"), coinbase_book("A-USD") | {"asks": [["1e\N{SUPERSCRIPT TWO}", "2"]]}, reasons.NOT_A_NUMBER),
+])  # fmt: skip
+def test_number_that_no_venue_sends_is_counted_and_never_raises(tmp_path: Path, good: Any, bad: Any, reason: int) -> None:
+    feed = capture(tmp_path, [good, bad])
+    assert len(rows_of(feed)) > 0
+    assert feed.counters[reason] == 1
+
+
+def test_trade_id_may_have_zeros_before_it() -> None:
+    assert (trade_id("0" * 30 + "123"), trade_id("0"), trade_id(7)) == (123, 0, 7)
 
 
 # --- opening ----------------------------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ class Decoding:
         rows = empty(len(lines.origin))
         rows["kind"], rows["flags"], rows["source_id"] = kind, flags, self.source_id
         rows["ts_recv_ns"], rows["origin"] = lines.recv, lines.origin
-        rows["instrument_id"] = self.ids[lines.place] if len(rows) else 0
+        rows["instrument_id"] = self.ids[lines.place] if len(self.ids) else 0  # of a feed without instruments every line is refused
         for name, column in fields.items():
             rows[name] = column
         return rows

@@ -37,7 +37,7 @@ from handlers.ingest.dbn.symbols import Symbols, symbols_of
 from transport.instruments import Instrument
 from transport.records import SLOT_BYTES, empty
 
-EVENT_BYTES_MAX = 1 << 28  # a longer run without LAST is cut, so that memory is bounded
+EVENT_BYTES_MAX = 1 << 28  # a longer event is cut, and before that snapshots that follow one another, so that memory is bounded
 _ROWS_OF = {
     TRADES: dbn_rows.trades, QUOTES: dbn_rows.quotes, SAMPLED: dbn_rows.samples, BARS: dbn_rows.bars,
     STATUSES: dbn_rows.statuses, DEFINITIONS: dbn_rows.definitions,
@@ -271,7 +271,10 @@ def _by_origin(found: list[Rows]) -> Rows:
 
 
 def _whole_events(run: Run) -> int:
-    """How many of the records are whole events outside a snapshot; all of them where an event has too many, or none has several records."""
+    """How many of the records are whole events outside a snapshot; of too many all whole ones, of one that is too long what there is.
+
+    All where none is of several records.
+    """
     flags = np.zeros(len(run.at), np.uint8)
     several = [number for number in present(run.layout) if LAYOUTS[number].decoder in EVENTS]
     if not several:
@@ -282,7 +285,9 @@ def _whole_events(run: Run) -> int:
         mine = run.layout == number
         flags[mine] = run.data[run.at[mine] + fields["flags"][1]]
     inside = np.append(flags[1:] & F_SNAPSHOT, F_SNAPSHOT) != 0  # what follows the last one is not known yet
-    ends = np.flatnonzero((flags & F_LAST != 0) & ~inside)
+    last = flags & F_LAST != 0
+    too_many = run.at[-1] - run.at[0] > EVENT_BYTES_MAX
+    ends = np.flatnonzero(last if too_many else last & ~inside)  # a snapshot's own end is one as well, only not yet a sure one
     if len(ends):
         return int(ends[-1]) + 1
-    return len(flags) if run.at[-1] - run.at[0] > EVENT_BYTES_MAX else 0
+    return len(flags) if too_many else 0

@@ -81,7 +81,7 @@ def _split(data: bytearray) -> Block:
 
 def _parts(path: Path) -> Iterator[tuple[Any, bytes]]:
     """First (metadata, bytes behind it), then (None, block) for all further bytes; raises as `read_metadata`."""
-    head = b""
+    head = bytearray()
     blocks = read_blocks(path)
     need = _PREFIX
     for block in blocks:
@@ -94,7 +94,7 @@ def _parts(path: Path) -> Iterator[tuple[Any, bytes]]:
                 break
     if len(head) < need:
         raise TruncatedError(f"{path.name} is cut off within its metadata")
-    yield _metadata(path, head[:need]), head[need:]
+    yield _metadata(path, bytes(head[:need])), bytes(head[need:])
     for block in blocks:
         yield None, block
 

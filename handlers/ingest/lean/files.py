@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from numpy.typing import NDArray
 
+from handlers.ingest.blocks import ZIP_DAMAGED
 from handlers.ingest.errors import NotAFeedError, TruncatedError, UnreadableError
 
 BLOCK_BYTES = 1 << 20  # of lines at a time: some 40,000 ticks
@@ -83,7 +83,7 @@ def describe_file(path: Path) -> LeanFile:
     forex = columns == 3 or b"." in b"".join(head[0].split(b",")[1:2])
     if not resolution:
         what = QUOTES if columns == 11 else TRADES
-        times = [line.split(b",")[0][-5:] for line in head[:-1]]
+        times = [line.split(b",")[0][-5:] for line in head[:-1] or head]  # the last may be cut, unless it is the only one
         resolution = DAILY if all(t == b"00:00" for t in times) else HOUR
     kind = (TICK if resolution == TICK else "bar", what, columns)
     if kind not in _SHAPES or (forex and what == TRADES) or (resolution == TICK and forex != (columns == 3)):
@@ -160,7 +160,7 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except EOFError as error:
         raise TruncatedError(f"{path.name} is cut off: its compressed data has no end") from error
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+    except ZIP_DAMAGED as error:
         raise UnreadableError(f"{path.name} is damaged: {error}") from error
     except OSError as error:
         raise UnreadableError(f"{path} cannot be read: {error.strerror or error}") from error

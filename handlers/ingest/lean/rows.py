@@ -199,8 +199,8 @@ def decode_quotes(
         bid, ask = block.prices(1, grid), block.prices(3, grid)
         bid_lots, ask_lots = block.lots(2, grid), block.lots(4, grid)
         conditions = block.conditions(5)
-    has_bid, has_ask = (bid > 0) & (block.reasons == 0), (ask > 0) & (block.reasons == 0)
-    block.refuse((bid < 0) | (ask < 0) | ~(has_bid | has_ask), NOT_POSITIVE)
+    block.refuse((bid < 0) | (ask < 0) | ((bid == 0) & (ask == 0)), NOT_POSITIVE)
+    has_bid, has_ask = (bid > 0) & (block.reasons == 0), (ask > 0) & (block.reasons == 0)  # what is refused quotes nothing
     half = has_bid & ~has_ask
     half[:-1] &= has_ask[1:] & ~has_bid[1:] & (block.ts_ns[1:] == block.ts_ns[:-1])
     half[-1:] = False

@@ -23,6 +23,7 @@ from handlers.domain.reasons import (
     WRONG_TYPE,
 )
 from handlers.ingest.decimals import decimals_in, read_cell
+from handlers.ingest.feed import YEAR_2100_NS
 from handlers.ingest.jumps import NO_TIME
 from handlers.ingest.tables.plan import (
     IS_SNAPSHOT,
@@ -42,7 +43,9 @@ from transport.records import BAR, BOOK_DELTA, BOOK_SNAPSHOT, BUY, NO_SIDE, QUOT
 
 WORDS = 16  # of eight bytes in a slot
 EMPTY = 1  # beside the reason codes: a cell of a wide table that holds nothing, which is no fault
-_NEWLINE, _RETURN, _QUOTE, _BLANK, _ZERO, _ONE, _T, _SMALL_T, _F, _SMALL_F = (ord(c) for c in '\n\r" 01TtFf')
+_NEWLINE, _RETURN, _QUOTE, _BLANK, _ZERO, _ONE, _SMALL_T, _SMALL_F = (ord(c) for c in '\n\r" 01tf')
+_TO_SMALL = 32  # set in small letters, and in digits
+_TRUE, _FALSE = (np.frombuffer(word, np.uint8) for word in (b"true", b"false"))
 
 
 class Work(NamedTuple):
@@ -116,10 +119,17 @@ def read_side(text: Any, at: Any, end: Any, plan: Any) -> Any:
 @kernel
 def read_flag(text: Any, at: Any, end: Any) -> Any:
     """(whether it is true, reason or 0) of true, false, True, F, 1, 0."""
-    first = text[at]
-    if first == _T or first == _SMALL_T or (first == _ONE and end == at + 1):
-        return True, 0
-    return False, 0 if first == _F or first == _SMALL_F or (first == _ZERO and end == at + 1) else WRONG_TYPE
+    first = text[at] | _TO_SMALL
+    if end == at + 1:
+        whole = first == _SMALL_T or first == _ONE
+        return whole, 0 if whole or first == _SMALL_F or first == _ZERO else WRONG_TYPE
+    word = _TRUE if first == _SMALL_T else _FALSE
+    if end - at != len(word):
+        return False, WRONG_TYPE
+    for k in range(len(word)):
+        if text[at + k] | _TO_SMALL != word[k]:
+            return False, WRONG_TYPE
+    return first == _SMALL_T, 0
 
 
 @kernel
@@ -187,7 +197,7 @@ def finish_row(plan: Any, r: Any, line: Any) -> Any:
 
 @kernel
 def finish_bar(plan: Any, r: Any) -> Any:
-    """Its time is its close; high and low enclose the others."""
+    """Its time is its close, which an interval that a column tells may put where no time is; high and low enclose the others."""
     if plan.one_price:
         r.open_ticks = r.high_ticks = r.low_ticks = r.close_ticks
     if plan.interval_ns:
@@ -203,7 +213,7 @@ def finish_bar(plan: Any, r: Any) -> Any:
     if r.volume_lots < 0:
         return NOT_POSITIVE
     outside = r.open_ticks > r.high_ticks or r.close_ticks > r.high_ticks or r.open_ticks < r.low_ticks or r.close_ticks < r.low_ticks
-    return OUT_OF_RANGE if outside or r.trades < 0 or r.interval_ns <= 0 or r.interval_ns > r.ts_event_ns else 0
+    return OUT_OF_RANGE if outside or r.trades < 0 or r.interval_ns <= 0 or r.interval_ns > r.ts_event_ns or r.ts_event_ns > YEAR_2100_NS else 0
 
 
 @kernel

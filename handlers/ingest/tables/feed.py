@@ -68,13 +68,13 @@ class TableFeed(Feed):
         yield from split_at_events(rest, rows_max)
 
     def receive_times(self) -> NDArray[np.int64]:
-        counters, offenders, lines = self.counters, self.first_offenders, self.lines
+        counters, offenders, lines, messages = self.counters, self.first_offenders, self.lines, self.messages
         self.restart()
         batches = [(batch.first, batch.times) for batch in self._settled()]
         times = np.full(self.lines, NO_TIME, np.int64)
         for first, told in batches:
             times[first : first + len(told)] = np.maximum(told, NO_TIME)
-        self.counters, self.first_offenders, self.lines = counters, offenders, lines
+        self.counters, self.first_offenders, self.lines, self.messages = counters, offenders, lines, messages
         return times
 
     def _plan(self, file: TableFile, header: Sequence[str]) -> Any:

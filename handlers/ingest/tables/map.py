@@ -173,11 +173,13 @@ def _no_bar(table: TableMap) -> list[str]:
 
 
 def place_of(key: ColumnKey, header: Sequence[str], what: str) -> int:
-    """Place from 0 of a column; raises KeyError, with a text for the user, for a word that the header has not."""
+    """Place from 0 of a column; raises KeyError, with a text for the user, for a word that the header has not, or has twice."""
     if isinstance(key, int):
         return key - 1
+    if header.count(key) > 1:
+        raise KeyError(f"{what} = {key!r}: the header has {header.count(key)} such columns")
     if key in header:
-        return list(header).index(key)
+        return header.index(key)
     near = difflib.get_close_matches(key, header, 1, 0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(header)}"
     raise KeyError(f"{what} = {key!r}: the header has no such column, {hint}")

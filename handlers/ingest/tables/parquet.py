@@ -4,7 +4,7 @@
     double             the nearest step of the grid, if it is at most TOLERANCE of a step away, else counted; below 2**31 steps
                        a double's own error is far less than that, beyond it good prices begin to be refused, never bent
     timestamp, date    as UTC where the column has a zone, else on the clock of the map
-    anything else      as its text, read like a CSV cell
+    anything else      as its text, read like a CSV cell; a list or a struct, which has none, cannot be read
 
 pyarrow (`pip install 'tickline[store]'`) reads the file; it is imported when the first Parquet file is opened.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from decimal import Decimal
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,13 @@ from handlers.ingest.jumps import NO_TIME
 from handlers.ingest.tables.parquet_cells import counts_to_times, doubles_to_units, finish_rows, scale_column, texts_to_words
 from handlers.ingest.tables.cells import EMPTY, Work
 from handlers.ingest.tables.files import DECIMALS_MAX, Batch, TableFile, bound
+from handlers.ingest.tables.times import DAY_NS
 from handlers.ingest.tables.plan import EVENT, IS_SNAPSHOT, PRICE, QTY, RECV, REFUSED, SIDE, SYMBOL, TIME, WITH_LAST, Plan, wide_symbols
 from transport.records import BOOK_DELTA, BOOK_SNAPSHOT, empty
 
 MAGIC = b"PAR1"
 BATCH_LINES = 1 << 15
+UNIT_NS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}  # of timestamps
 _WORDS = (SYMBOL, SIDE, IS_SNAPSHOT, TIME)  # forms that are not numbers
 SCAN_ROWS = 1 << 20  # looked through for symbols and decimals, as the first 16 MiB of a CSV file are
 Column = np.ndarray[Any, Any]
@@ -42,7 +45,10 @@ def is_parquet(path: Path) -> bool:
 
 def parquet_header(file: TableFile) -> list[str]:
     """Column names; raises NotAFeedError, UnreadableError."""
-    return list(_opened(file).schema_arrow.names)
+    try:
+        return list(_opened(file).schema_arrow.names)
+    except UnicodeDecodeError as error:
+        raise UnreadableError(f"{file.path.name} has a column whose name is no text: {error}") from error
 
 
 def _opened(file: TableFile) -> Any:
@@ -54,7 +60,12 @@ def _opened(file: TableFile) -> Any:
     try:
         return pq.ParquetFile(file.path)
     except (pa.ArrowException, OSError) as error:
-        raise UnreadableError(f"{file.path.name} cannot be read as Parquet: {error}") from error
+        raise UnreadableError(f"{file.path.name} cannot be read as Parquet: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    """Arrow's words, which may fill several lines, in one."""
+    return " ".join(str(error).split())
 
 
 def _record_batches(file: TableFile, columns: list[str], lines: int) -> Iterator[Any]:
@@ -66,14 +77,16 @@ def _record_batches(file: TableFile, columns: list[str], lines: int) -> Iterator
         try:
             batch = next(batches, None)
         except (pa.ArrowException, OSError) as error:
-            raise UnreadableError(f"{file.path.name} is damaged: {error}") from error
+            raise UnreadableError(f"{file.path.name} is damaged: {_line(error)}") from error
         if batch is None:
             return
         yield batch
 
 
 def parquet_batches(file: TableFile, plan: Plan, line: int) -> Iterator[Batch]:
-    """Every row of a Parquet file, as `csv_batches` gives lines."""
+    """Every row of a Parquet file, as `csv_batches` gives lines; raises UnreadableError for a column that cannot be taken for cells."""
+    import pyarrow as pa
+
     names = parquet_header(file)
     used = sorted({*plan.cells["column"].tolist(), *plan.wide.tolist()})
     a_line = max(1, len(plan.wide))
@@ -82,8 +95,11 @@ def parquet_batches(file: TableFile, plan: Plan, line: int) -> Iterator[Batch]:
         rows = empty(lines * a_line)
         refused, blamed = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
         words = rows.view(np.int64).reshape(lines, a_line, 16)
-        columns = {c: arrow.column(names[c]) for c in used}
-        _fill(plan, columns, rows, words, refused.reshape(lines, a_line), blamed.reshape(lines, a_line))
+        try:
+            columns = {c: _plain(arrow.column(names[c])) for c in used}
+            _fill(plan, columns, rows, words, refused.reshape(lines, a_line), blamed.reshape(lines, a_line))
+        except pa.ArrowException as error:
+            raise UnreadableError(f"{file.path.name}: rows {line + 1} to {line + lines}: {_line(error)}") from error
         finish_rows(plan, rows, line, a_line, refused)
         when = words[:, 0, RECV].copy()
         when = np.where(when == 0, words[:, 0, EVENT], when)
@@ -117,6 +133,14 @@ def _fill(plan: Plan, columns: dict[int, Any], rows: Any, words: Column, refused
     good = refused[:, 0] == 0
     for k in range(len(plan.wide) - 1, -1, -1):
         _fill_close(plan, k, columns[int(plan.wide[k])], rows[k::a_line], words, refused, blamed, good)
+
+
+def _plain(array: Any) -> Any:
+    """A column whose texts stand in a dictionary, or as bytes, as texts."""
+    import pyarrow as pa
+
+    array = array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+    return array.cast(pa.large_string()) if pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type) else array
 
 
 def _put(rows: Any, words: Column, form: int, word: int, values: Column, places: Column) -> None:
@@ -161,8 +185,9 @@ def _cell(plan: Plan, cell: Any, array: Any, places: Column) -> tuple[Column, Co
     form, kind = int(cell["form"]), array.type
     values, why = np.zeros(len(array), np.int64), np.zeros(len(array), np.int64)
     if form == TIME and (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
-        stamps = array.cast(pa.timestamp("ns", getattr(kind, "tz", None)), safe=False).cast(pa.int64()).fill_null(0)
-        counts_to_times(np.asarray(stamps), plan.clock, getattr(kind, "tz", None) is not None, cell["add_ns"], values, why)
+        counts, unit_ns = _counts(array)
+        known = getattr(kind, "tz", None) is not None
+        counts_to_times(counts, unit_ns, plan.clock, known, cell["add_ns"] + cell["add_units"] * unit_ns, values, why)
     elif form not in _WORDS and pa.types.is_floating(kind):
         doubles_to_units(np.asarray(array.cast(pa.float64()).fill_null(0.0)), plan.grids, places, form, values, why)
     elif form not in _WORDS and pa.types.is_decimal128(kind) and (mantissas := _mantissas(array)) is not None:
@@ -173,6 +198,17 @@ def _cell(plan: Plan, cell: Any, array: Any, places: Column) -> tuple[Column, Co
         text, offsets = _texts(array)
         texts_to_words(Work(text, offsets, empty(0), places, values, why, places), plan, cell)
     return values, why
+
+
+def _counts(array: Any) -> tuple[Column, int]:
+    """(what a column of timestamps or dates counts since 1970, ns of its unit)."""
+    import pyarrow as pa
+
+    kind, whole = array.type, array.cast(pa.int32()) if pa.types.is_date32(array.type) else array
+    counts = np.asarray(whole.cast(pa.int64()).fill_null(0))
+    if pa.types.is_date64(kind):
+        return counts // (DAY_NS // UNIT_NS["ms"]), DAY_NS
+    return counts, UNIT_NS[kind.unit] if pa.types.is_timestamp(kind) else DAY_NS
 
 
 def _mantissas(array: Any) -> Column | None:
@@ -195,7 +231,7 @@ def _texts(array: Any) -> tuple[Column, Column]:
 
 def scan_parquet(file: TableFile, size: int) -> dict[str, tuple[int, int]]:
     """What the table calls its instruments -> decimals of prices, of quantities, in its first SCAN_ROWS rows; `size` is for text files."""
-    import pyarrow.compute as pc
+    import pyarrow as pa
 
     names = parquet_header(file)
     table = file.table
@@ -205,19 +241,32 @@ def scan_parquet(file: TableFile, size: int) -> dict[str, tuple[int, int]]:
     found: dict[str, tuple[int, int]] = {}
     rows = 0
     for batch in _record_batches(file, [*prices, *quantities, *symbols], BATCH_LINES):
-        if table.wide:
-            for name in prices:
-                _widen(found, name, _decimals(batch.column(name)), 0)
-        elif not symbols:
-            _widen(found, table.symbol, *(max([_decimals(batch.column(c)) for c in of], default=0) for of in (prices, quantities)))
-        else:
-            for name in pc.unique(batch.column(symbols[0])).drop_null().to_pylist():
-                own = batch.filter(pc.equal(batch.column(symbols[0]), name))
-                _widen(found, str(name), *(max([_decimals(own.column(c)) for c in of], default=0) for of in (prices, quantities)))
+        try:
+            if table.wide:
+                for name in prices:
+                    _widen(found, name, _decimals([batch.column(name)]), 0)
+            else:
+                _scan(batch, table.symbol, symbols, [prices, quantities], found)
+        except (pa.ArrowException, UnicodeDecodeError) as error:
+            raise UnreadableError(f"{file.path.name} has a column that is none of a table: {_line(error)}") from error
         rows += batch.num_rows
         if rows >= SCAN_ROWS:
             break
     return found
+
+
+def _scan(batch: Any, symbol: str, symbols: list[str], numbers: list[list[str]], found: dict[str, tuple[int, int]]) -> None:
+    """Widen `found` by the prices and quantities of each symbol in a batch, all of `symbol` where no column of `symbols` says."""
+    import pyarrow.compute as pc
+
+    columns = [[_plain(batch.column(name)) for name in of] for of in numbers]
+    if not symbols:
+        _widen(found, symbol, *map(_decimals, columns))
+        return
+    named = _plain(batch.column(symbols[0]))
+    for name in pc.unique(named).drop_null().to_pylist():
+        mine = pc.equal(named, name)
+        _widen(found, str(name).strip(), *(_decimals([column.filter(mine) for column in of]) for of in columns))
 
 
 def _widen(found: dict[str, tuple[int, int]], name: str, price: int, qty: int) -> None:
@@ -225,12 +274,12 @@ def _widen(found: dict[str, tuple[int, int]], name: str, price: int, qty: int) -
     found[name] = (min(max(before[0], price), DECIMALS_MAX), min(max(before[1], qty), DECIMALS_MAX))
 
 
-def _decimals(array: Any) -> int:
-    """Significant decimals that every value of a column needs, by the shortest text of each distinct one."""
+def _decimals(arrays: list[Any]) -> int:
+    """Significant decimals that every value of the columns needs, by the shortest text of each distinct one."""
     import pyarrow.compute as pc
 
     most = 0
-    for value in pc.unique(array).drop_null().to_pylist():
+    for value in chain.from_iterable(pc.unique(array).drop_null().to_pylist() for array in arrays):
         try:
             exponent = Decimal(str(value)).normalize().as_tuple().exponent
         except ArithmeticError:

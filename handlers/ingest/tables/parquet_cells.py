@@ -48,14 +48,13 @@ def doubles_to_units(numbers: Any, grids: Any, places: Any, form: Any, values: A
 
 
 @kernel
-def counts_to_times(stamps: Any, clock: Any, known: Any, add_ns: Any, values: Any, why: Any) -> None:
-    """ns since 1970, of UTC if `known` or else of the map's clock."""
+def counts_to_times(stamps: Any, unit_ns: Any, clock: Any, known: Any, add_ns: Any, values: Any, why: Any) -> None:
+    """ns since 1970 of counts of `unit_ns`, of UTC if `known` or else of the map's clock."""
     for i in range(len(stamps)):
-        local = stamps[i]
-        if local < YEAR_1971_NS or local > YEAR_2100_NS:
+        if stamps[i] < YEAR_1971_NS // unit_ns or stamps[i] > YEAR_2100_NS // unit_ns:  # asked before they are ns, which may not fit
             why[i] = TIME_OUT_OF_RANGE
             continue
-        local += add_ns
+        local = stamps[i] * unit_ns + add_ns
         values[i] = local if known else to_utc(local, clock.starts, clock.offsets)
         if values[i] < YEAR_1971_NS or values[i] > YEAR_2100_NS:
             why[i] = TIME_OUT_OF_RANGE

@@ -19,7 +19,7 @@ from handlers.ingest.decimals import grid_step
 from handlers.ingest.tables.map import KIND_OF, TableMap, place_of
 from handlers.ingest.tables.times import Clock, clock_of
 from transport.compiled import kernel
-from transport.instruments import Instrument
+from transport.instruments import INT64_MAX, Instrument
 from transport.records import REC
 
 PRICE, QTY, NOTIONAL, COUNT, TIME, SIDE, IS_SNAPSHOT, SYMBOL = range(8)  # forms of a cell
@@ -155,7 +155,7 @@ def grid_of(g: Any, form: Any) -> Any:
 def bind_plan(
     table: TableMap, header: Sequence[str], instruments: Sequence[Instrument], ids: Sequence[int], source_id: int
 ) -> Plan:
-    """The plan for a file with this header (empty: none); raises KeyError in words for a column or a zone that does not exist."""
+    """The plan for a file with this header (empty: none); raises KeyError in words for a column or a zone that does not exist, a step that is too large."""
     cells = sorted(_entries(table, header), key=lambda cell: cell[1] != SYMBOL)
     wide = _wide_columns(table, header, [i.symbol for i in instruments])
     words = [w.encode() for w in (*table.words.buy, *table.words.sell)]
@@ -200,9 +200,9 @@ def _wide_columns(table: TableMap, header: Sequence[str], symbols: Sequence[str]
 
 
 def wide_symbols(table: TableMap, header: Sequence[str]) -> list[str]:
-    """Every column that the map does not name."""
+    """Every column that has a name, but not in the map."""
     named = {place_of(name, header, key) for key in type(table.columns).__struct_fields__ if (name := getattr(table.columns, key)) is not None}
-    return [word for place, word in enumerate(header) if place not in named]
+    return [word for place, word in enumerate(header) if word and place not in named]
 
 
 def symbols_of(table: TableMap, instruments: Sequence[Instrument]) -> Symbols:
@@ -219,6 +219,9 @@ def _grids(instruments: Sequence[Instrument], ids: Sequence[int]) -> np.ndarray[
         (n, *grid_step(i.tick), *grid_step(i.lot), *grid_step(i.tick * i.lot * i.multiplier))
         for n, i in zip(ids, instruments, strict=True)
     ]
+    for i, row in zip(instruments, rows, strict=True):
+        if max(row) > INT64_MAX:
+            raise KeyError(f"{i.name}: 64 bits do not hold a tick of {i.tick} times a lot of {i.lot}")
     return np.array(rows, GRID)
 
 

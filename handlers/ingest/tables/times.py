@@ -99,6 +99,8 @@ def read_time(text: Any, at: Any, end: Any, clock: Any, add_units: Any, add_ns: 
         unit = np.int64(unit_of(text, at, end))
     if unit == ISO:
         local, known, why = read_iso(text, at, end)
+        if add_units:
+            return 0, WRONG_TYPE  # text has no unit of its own
     else:
         local, why = read_cell(text, at, end, unit, np.int64(1), np.int64(WRONG_TYPE))
         known = False

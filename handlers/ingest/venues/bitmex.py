@@ -1,7 +1,7 @@
 """BitMEX realtime: trades, quotes, orderBookL2, whose changes name a level by an id that its insertion gave a price.
 
-A change of an id that is not known means that the book is not the venue's: the rule breaks there. Messages of a table before its
-`partial` are to be dropped. Source: BitMEX API documentation, "Websocket", "orderBookL2" (2021).
+A change of an id that is not known means that the book is not the venue's: the rule breaks there. A change of size that is missing shows
+nowhere. Messages of a table before its `partial` are to be dropped. Source: BitMEX API documentation, "Websocket", "orderBookL2" (2021).
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ class Bitmex(Protocol):
 
     venue = "bitmex"
     url_marks = (b"bitmex.com",)
+    sequenced = False
 
     def __init__(self, instruments: Sequence[Instrument] = (), market: str = "") -> None:
         super().__init__(instruments, market)

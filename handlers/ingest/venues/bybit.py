@@ -146,9 +146,9 @@ class Bybit(Protocol):
         lot = self._lots[place]
         try:
             value = Decimal(text.decode())
+            near = (value / lot).to_integral_value() * lot if value.is_finite() else value
         except (ArithmeticError, UnicodeDecodeError):
             return size
-        near = (value / lot).to_integral_value() * lot if value.is_finite() else value
         return format(near, "f").encode() if 0 < abs(near - value) <= value * Decimal(_NOISE) else size
 
     def instruments(self, line: Line) -> Iterator[Instrument]:

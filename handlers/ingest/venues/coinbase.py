@@ -84,7 +84,9 @@ class Coinbase(Protocol):
             return Parsed(BOOK_SNAPSHOT, place, recv, iso_ns(m.time) if m.time else 0, 0, texts=(m.bids, NOTHING, m.asks, NOTHING))
         event = iso_ns(m.time)
         if m.type == "l2update":
-            changes = [(side_of(side), price, qty) for side, price, qty in _changes.decode(m.changes or b"[]")]
+            if not m.changes:
+                raise Refused(MISSING_FIELD, "an update without changes")
+            changes = [(side_of(side), price, qty) for side, price, qty in _changes.decode(m.changes)]
             bids, asks = (levels_text((p, q) for s, p, q in changes if s == side) for side in (BUY, SELL))
             return Parsed(BOOK_DELTA, place, recv, event, 0, texts=(bids, NOTHING, asks, NOTHING))
         if not m.price or not m.size or m.trade_id < 0:

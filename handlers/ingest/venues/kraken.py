@@ -1,7 +1,7 @@
 """Kraken websocket v1: trades, tickers, books with the venue's checksum.
 
 A data message is an array: [channel id, payload, …, channel name, pair]. Source: Kraken websocket API v1 documentation (2021), "Book
-checksum" among it.
+checksum" among it. The checksum covers ten levels a side: a message that is missing may have been of a deeper one and not show in it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from transport.instruments import Instrument
 from transport.records import BOOK_DELTA, BOOK_SNAPSHOT, QUOTE, TRADE
 
 DEPTH_MAX = 1000  # of the book-1000 channel, the deepest
+DECIMALS_MAX = 15  # the venue writes up to 10; a tick of as many fits 64 bits of them
 
 
 class BookPart(msgspec.Struct, gc=False, rename={"asks": "as"}):
@@ -84,6 +85,7 @@ class Kraken(Protocol):
 
     venue = "kraken"
     url_marks = (b"kraken.com",)
+    sequenced = False
 
     def __init__(self, instruments: Sequence[Instrument] = (), market: str = "") -> None:
         super().__init__(instruments, market)
@@ -112,7 +114,7 @@ class Kraken(Protocol):
                 return self._prints(line.recv, place, _trades.decode(parts[1]))
             if channel == "ticker":
                 return [self._quote(line.recv, place, _ticker.decode(parts[1]))]
-            if channel.startswith("book-") and channel[5:].isdigit():
+            if channel.startswith("book-") and channel[5:].isascii() and channel[5:].isdigit():
                 return self._changes(line.recv, place, int(channel[5:9]), [_book.decode(p) for p in parts[1:-2]])
         except msgspec.ValidationError as error:
             raise refusal(error) from None
@@ -134,7 +136,9 @@ class Kraken(Protocol):
         if whole is not None:
             facts.depth = min(depth, DEPTH_MAX)
             asks, bids = whole.asks or b"[]", whole.bs or b"[]"
-            event, facts.price_decimals, facts.qty_decimals = self._look(asks, bids)
+            event, price, qty = self._look(asks, bids)
+            if price or qty:  # an empty book shows none
+                facts.price_decimals, facts.qty_decimals = price, qty
             return [Parsed(BOOK_SNAPSHOT, place, recv, event, 0, 0, NO_PREVIOUS, texts=(bids, NOTHING, asks, NOTHING))]
         asks = next((p.a for p in parts if p.a), b"[]")
         bids = next((p.b for p in parts if p.b), b"[]")
@@ -151,8 +155,10 @@ class Kraken(Protocol):
         if any(len(level) < 3 for level in levels):
             raise Refused(MISSING_FIELD, "a level without price, quantity or time")
         event = max((seconds_ns(level[2]) for level in levels), default=0)
-        price, qty = levels[0][:2] if levels else ("", "")
-        return event, len(price.partition(".")[2]), len(qty.partition(".")[2])
+        price, qty = (len(text.partition(".")[2]) for text in (levels[0][:2] if levels else ("", "")))
+        if max(price, qty) > DECIMALS_MAX:
+            raise Refused(WRONG_TYPE, f"a level of {max(price, qty)} decimals")
+        return event, price, qty
 
     def instruments(self, line: Line) -> Iterator[Instrument]:
         """`/public/AssetPairs`: decimals of pair and lot."""

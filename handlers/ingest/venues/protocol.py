@@ -175,7 +175,7 @@ class Protocol(ABC):
     snapshot_mark: ClassVar[bytes] = b""  # near the start of a message that holds a whole book
     exact: ClassVar[bool] = True  # numbers are decimals as the venue counts; else binary floats, to be put on the grid by `parse`
 
-    sequenced: ClassVar[bool] = True  # a book message that is missing shows in the next one; else one that cannot be read ends the books
+    sequenced: bool = True  # a book message that is missing shows in the next one; else one that cannot be read ends the books
 
     def __init__(self, instruments: Sequence[Instrument] = (), market: str = "") -> None:
         self.places = Places(i.symbol for i in instruments)
@@ -286,7 +286,8 @@ def levels_text(levels: Iterable[tuple[Raw | bytes, Raw | bytes]]) -> bytes:
 
 def trade_id(value: Any) -> int:
     """A venue's trade id as a number; raises Refused where it is none that fits."""
-    number = int(value) if isinstance(value, int) or (isinstance(value, str) and value.isascii() and value.isdigit()) else -1
+    digits = isinstance(value, str) and value.isascii() and value.isdigit()
+    number = int(value.lstrip("0")[:20] or 0) if digits else value if isinstance(value, int) else -1  # 20 digits are too many already
     if not 0 <= number < 2**63:
         raise Refused(OUT_OF_INT64 if number >= 0 else WRONG_TYPE, f"trade id {str(value)[:40]!r}")
     return number

@@ -195,12 +195,14 @@ def _pairs(event: Parsed) -> Iterator[tuple[Any, Any]]:
         yield from ((str(price), "") for price in msgspec.json.decode(texts[0]))
     elif event.kind in (BOOK_DELTA, BOOK_SNAPSHOT):
         for side in (texts[0], texts[2]):
-            for level in msgspec.json.decode(side):
+            levels = msgspec.json.decode(side)
+            for level in levels if isinstance(levels, list) else ():
                 yield from [(str(level[0]), str(level[1]))] if isinstance(level, list) and len(level) >= 2 else []
 
 
 def _decimals(text: str) -> int:
     """Significant decimals: 61602.02000000 has 2, 1.1e-7 has 8; at most 18, what 64 bits can count."""
     mantissa, _, exponent = text.lower().partition("e")
-    shift = int(exponent) if exponent.lstrip("+-").isdigit() and len(exponent) <= 3 else 0
+    digits = exponent[1:] if exponent[:1] in ("+", "-") else exponent
+    shift = int(exponent) if digits.isascii() and digits.isdigit() and len(exponent) <= 3 else 0
     return min(max(len(mantissa.partition(".")[2].rstrip("0")) - shift, 0), 18)
