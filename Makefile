@@ -39,7 +39,7 @@ demo: $(SETUP)
 
 # Fails at the first step that does. The three long ones run side by side on two cores, since many tests wait; each is printed when it ends.
 test: lint
-	@echo "== tests, side by side: some fourteen minutes without a word"
+	@echo "== tests, side by side: some twelve minutes, with a word when one of three is done"
 	@$(MAKE) --no-print-directory -j3 --output-sync=target sim line parts
 	@$(MAKE) --no-print-directory bench
 
