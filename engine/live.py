@@ -27,8 +27,8 @@ from engine.session import PACED_HAND_OVER_S, TERMINATED, Session, Terminated, t
 from engine.warming import check_streams, warm_up
 from handlers.ingest.errors import FeedError
 from handlers.ingest.sequencer import open_window, quiet_until, start_timers
-from handlers.ingest.live.source import LiveSource
 from handlers.ingest.live.feed import CaptureWriter, LiveFeed, stream_of
+from handlers.ingest.live.source import LiveSource
 from transport.records import empty
 
 WAIT_S = 0.005  # between two looks where nothing comes: bounds how late a timer is
