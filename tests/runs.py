@@ -20,7 +20,6 @@ import numpy as np
 
 from engine import cli
 from engine.run_folder import Run, open_run
-from transport.records import empty
 
 ROOT = Path(__file__).resolve().parent.parent
 # Short windows, so that both built-in strategies trade often in a short feed.
@@ -129,10 +128,3 @@ def table(source: str | Path, name: str, *more: str | Path) -> list[dict[str, st
     """An exported table, cells as text."""
     text = done("export", source, *more, "--table", name).out
     return list(csv.DictReader(io.StringIO(text)))
-
-
-def joined(*parts: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Slots end to end; numpy's own concatenate would lose what lies between named fields."""
-    out = empty(sum(map(len, parts)))
-    out.view(np.uint8)[:] = np.frombuffer(b"".join(p.tobytes() for p in parts), np.uint8)
-    return out

@@ -499,6 +499,16 @@ def copied(rows: np.ndarray[Any, Any], where: Any = slice(None)) -> np.ndarray[A
     return rows.view(f"V{SLOT_BYTES}")[where].copy().view(REC)
 
 
+def joined(*parts: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Slots end to end, in memory of their own; numpy's own concatenate would lose what lies between named fields."""
+    out = empty(sum(map(len, parts)))
+    slots, at = out.view(f"V{SLOT_BYTES}"), 0
+    for rows in parts:
+        slots[at : at + len(rows)] = rows.view(slots.dtype)
+        at += len(rows)
+    return out
+
+
 def long_dtype(parts: int) -> np.dtype[Any]:
     """A long row of `parts` slots as one element: the fields of its first slot, and `values1`, `values2`, … of the slots behind it."""
     assert REC.names is not None and REC.fields is not None

@@ -122,15 +122,6 @@ def find(table, order_id):
 
 
 @kernel
-def count_open(table):
-    """Open orders in the table."""
-    n = 0
-    for i in range(len(table)):
-        n += table[i].order_id != 0
-    return n
-
-
-@kernel
 def insert(table, order_id, instrument_id, strategy_id, side, order_type, tif, price_ticks, qty_lots):
     """Index of the new entry, INITIALISED; -1 when its id is 0 or taken, or no slot is free within an eighth of the table."""
     if order_id == 0:

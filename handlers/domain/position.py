@@ -12,8 +12,6 @@ limits that would allow it are refused at start.
 
 from __future__ import annotations
 
-from fractions import Fraction
-from typing import Any
 
 import numpy as np
 
@@ -95,9 +93,3 @@ def apply_fill_row(pos, r):
 def unrealised(pos, mark_ticks, num, den):
     """Money that closing everything at `mark_ticks` would earn, before fees; arguments as in `notional_money`."""
     return add_checked(notional_money(mark_ticks, pos.lots, num, den), -pos.cost)
-
-
-def average_ticks(pos: Any, num: int, den: int) -> Fraction | None:
-    """Exact average price of the open lots in ticks, for display and reports; None when flat."""
-    lots = int(pos["lots"])
-    return Fraction(int(pos["cost"]) * den, lots * num) if lots else None

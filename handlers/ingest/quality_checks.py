@@ -337,7 +337,7 @@ def check_record(w, s, r, row):
 
 
 @kernel
-def verdict_of(w, s, r, grade):
+def verdict_of(s, r, grade):
     """(what becomes of a record that has been objected to, the reason that halts).
 
     A book's record is never left out, nor one that ends an event of several: what is left would be another book, another event.
@@ -388,7 +388,7 @@ def judge(owned, rows, first_row, verdicts, whys):
         s = w.seen[np.int64(r.instrument_id)]
         grade = check_record(w, s, r, first_row + i)
         if grade != 0 or s.halted != 0:
-            verdict, reason = verdict_of(w, s, r, grade) if grade != 0 else resumed(w, s)
+            verdict, reason = verdict_of(s, r, grade) if grade != 0 else resumed(w, s)
             if verdict == DROPPED or verdict == HALTING:
                 verdicts[i], whys[i] = verdict, reason
                 changed += 1

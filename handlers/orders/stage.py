@@ -66,7 +66,7 @@ def copy_row(source, cause, out, n):
 
 
 @kernel
-def refuse(state, paper, cause, row, out, n, reason):
+def refuse(paper, cause, row, out, n, reason):
     """An order that cannot be sent: say so here, and to the whole line by a report."""
     n = copy_row(row, cause, out, n)
     out[n - 1].kind = REJECT
@@ -83,11 +83,11 @@ def send_order(state, paper, cause, row, out, n):
         row.qty_lots,
     )  # fmt: skip
     if at < 0:
-        return refuse(state, paper, cause, row, out, n, reasons.TABLE_FULL)
+        return refuse(paper, cause, row, out, n, reasons.TABLE_FULL)
     life.transition(state.table[at], life.SUBMIT)
     if not submit(paper, row):
         life.remove(state.table, at)
-        return refuse(state, paper, cause, row, out, n, reasons.TABLE_FULL)
+        return refuse(paper, cause, row, out, n, reasons.TABLE_FULL)
     state.line[0].sent += 1
     return copy_row(row, cause, out, n)
 

@@ -13,9 +13,8 @@ from engine.session import Session
 from tests.golden import oracle_line as oracle
 from tests.golden.oracle_exchange import Terms, rows_of
 from tests.golden.quoter import quote
-from tests.runs import joined
 from transport.instruments import Instrument
-from transport.records import NAME_OF, REC, empty
+from transport.records import NAME_OF, REC, empty, joined
 
 HERE = Path(__file__).parent
 DECISIONS = ("signals", "risk", "orders")

@@ -16,9 +16,8 @@ from handlers.domain.reasons import FILL_SKIPPED
 from tests.golden.decoded import Decoded, decode, reference
 from tests.golden.raw_capture import RawCapture
 from tests.golden.raw_mbo import raw_records
-from tests.runs import joined
 from transport.compiled import kernel
-from transport.records import ASK, BID, BOOK_DELTA, BUY, EVENT_END, NO_SIDE, SELL, TRADE
+from transport.records import ASK, BID, BOOK_DELTA, BUY, EVENT_END, NO_SIDE, SELL, TRADE, joined
 
 
 @kernel

@@ -16,10 +16,9 @@ import pytest
 from handlers.domain.book import NO_LEVEL, apply_market, level_at, level_key, new_markets, next_level
 from handlers.ingest.formats import open_feed
 from tests.golden.raw_mbo import SNAPSHOT, TICK_NANO, RawBook, events, raw_records
-from tests.runs import joined
 from tests.unit.dbn_lines import header, lines
 from transport.compiled import kernel
-from transport.records import ASK, BID, EVENT_END
+from transport.records import ASK, BID, EVENT_END, joined
 
 EVENTS = 1_000  # of the end of the recorded day: sorting the levels of a book in Python takes most of the time
 Levels = tuple[tuple[int, int], ...]

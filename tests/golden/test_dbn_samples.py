@@ -17,10 +17,9 @@ from handlers.ingest.errors import NotAFeedError
 from handlers.ingest.feed import Feed
 from handlers.ingest.formats import open_feed
 from transport.records import (
-    ASK, BAR, BID, BOOK_DELTA, BOOK_SNAPSHOT, EVENT_END, INSTRUMENT, PRE_OPEN, QUOTE, STATUS, TRADE, TRADING,
+    ASK, BAR, BID, BOOK_DELTA, BOOK_SNAPSHOT, EVENT_END, INSTRUMENT, PRE_OPEN, QUOTE, STATUS, TRADE, TRADING, joined,
 )  # fmt: skip
 
-from tests.runs import joined
 
 UNDEF = dbn.UNDEF_PRICE
 SIDES = {"B": BID, "A": ASK, "N": 0}

@@ -21,7 +21,7 @@ from handlers.ingest.lean.feed import LeanFeed
 from handlers.ingest.lean.rows import LETTER_AT, SUSPICIOUS
 from tests.golden.decoded import Decoded, reference
 from tests.property.test_features import _features
-from transport.records import ASK, BAR, BID, COMMAND, END_OF_FEED, EVENT_END, NO_INSTRUMENT, QUOTE, TRADE, empty
+from transport.records import ASK, BAR, BID, COMMAND, END_OF_FEED, EVENT_END, NO_INSTRUMENT, QUOTE, TRADE, empty, joined
 
 DAYS = ("20131007", "20131008", "20131009", "20131010", "20131011")
 FX_DAYS = ("20140512", "20140513", "20140514")
@@ -34,7 +34,7 @@ IBM, EURUSD = "lean_equity_ibm", "lean_forex_eurusd"
 def decoded(data_dir: Path, *path: str, crossed: str = "keep") -> Decoded:
     feed = open_feed(str(data_dir.joinpath(*path)), crossed_quotes=crossed)
     assert isinstance(feed, LeanFeed)
-    return Decoded(feed, np.concatenate([c.view(np.uint8) for c in feed.chunks(5000)]).view(empty(0).dtype), {})
+    return Decoded(feed, joined(*feed.chunks(5000)), {})
 
 
 def new_york(day: str, hour: int, minute: int) -> int:

@@ -15,8 +15,8 @@ from handlers.domain import reasons
 from handlers.ingest.synthetic.feed import START_NS, SyntheticFeed
 from tests.golden import oracle_line as oracle
 from tests.golden.line_runs import DECISIONS, HERE, difference, run_compiled, run_oracle, slots_of
-from tests.runs import joined
 from transport.instruments import Instrument
+from transport.records import joined
 
 ROWS = 60_000
 SEED = 7  # a feed whose decisions are of every kind, which is checked below

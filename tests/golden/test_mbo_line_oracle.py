@@ -14,8 +14,7 @@ from handlers.domain.reasons import CROSSED_BOOK
 from handlers.ingest.formats import open_feed
 from tests.golden import oracle_line as oracle
 from tests.golden.line_runs import DECISIONS, difference, run_compiled, run_oracle, slots_of
-from tests.runs import joined
-from transport.records import ACK, AMENDED, BOOK_DELTA, CANCELLED, EXPIRED, FILL, MAKER, REJECT, SET, TAKER
+from transport.records import ACK, AMENDED, BOOK_DELTA, CANCELLED, EXPIRED, FILL, MAKER, REJECT, SET, TAKER, joined
 
 MILLIARD = Decimal(10**9)
 CONFIG = Config(

@@ -13,8 +13,7 @@ from handlers.features.declare import EVENT_INPUT, ON_BOOK
 from handlers.features.feature_set import FeatureSet
 from handlers.ingest.formats import open_feed
 from tests.golden.decoded import reference
-from tests.runs import joined
-from transport.records import QUOTE
+from transport.records import QUOTE, joined
 
 SECOND_NS = 10**9
 Rows = np.ndarray[Any, Any]

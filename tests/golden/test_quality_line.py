@@ -11,8 +11,8 @@ import pytest
 
 from engine.feeds import open_feeds
 from handlers.domain import reasons
-from tests.runs import BOTH_STRATEGIES, config_file, done, joined, log_rows, replayed, table
-from transport.records import BY_RISK, EVENT_END, FEED_BASE, HALT, ORDER, QUOTE, REJECT, STATUS, SUSPECT, TRADE, TRADING
+from tests.runs import BOTH_STRATEGIES, config_file, done, log_rows, replayed, table
+from transport.records import BY_RISK, EVENT_END, FEED_BASE, HALT, ORDER, QUOTE, REJECT, STATUS, SUSPECT, TRADE, TRADING, joined
 from transport.tape import TapeWriter
 
 FEED = "synthetic:60_000:9:1"

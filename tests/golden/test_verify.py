@@ -20,9 +20,9 @@ import pytest
 from engine.run_folder import open_run
 from engine.verify import Verdicts, verify
 from transport.journal import LogWriter
-from transport.records import BY_EXCHANGE, FEED_BASE, FILL
+from transport.records import BY_EXCHANGE, FEED_BASE, FILL, joined
 
-from tests.runs import BOTH_STRATEGIES, Said, config_file, done, environment, joined, log_rows, replayed, tickline
+from tests.runs import BOTH_STRATEGIES, Said, config_file, done, environment, log_rows, replayed, tickline
 
 FEED = "synthetic:40_000:7"
 STRATEGY = '''"""Follows the last trade."""

@@ -19,10 +19,10 @@ from engine.verify import Verdicts, verify
 from handlers.ingest.sequencer import PRICE_MAX
 from handlers.ingest.synthetic.feed import SyntheticFeed
 from transport.journal import LogWriter
-from transport.records import CANCEL_ALL, COMMAND, FEED_BASE, FILL, ORDER, TIMER, copied
+from transport.records import CANCEL_ALL, COMMAND, FEED_BASE, FILL, ORDER, TIMER, copied, joined
 from transport.tape import TapeWriter
 
-from tests.runs import BOTH_STRATEGIES, config_file, done, joined, log_rows, replayed, tickline
+from tests.runs import BOTH_STRATEGIES, config_file, done, log_rows, replayed, tickline
 
 PLACED = ("split", "staged")
 STRATEGY = '''"""Follows the last trade."""

@@ -15,7 +15,7 @@ from handlers.domain import reasons
 from handlers.ingest.feed import Feed
 from handlers.ingest.formats import open_feed
 from tests.fuzz_feeds import FORMATS, WITHOUT_ORIGIN, check, dbn_body, seeds
-from tests.runs import joined
+from transport.records import joined
 
 EVERY_LINE_TOLD = ("tbbo", "trades", "ohlcv", "bbo", "status", "definition", "statistics")
 Damage = Callable[[bytearray, int], None]  # content, where its records begin

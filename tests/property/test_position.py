@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handlers.domain.position import POSITION_STATE, apply_fill, average_ticks, fee_of, notional_money, unrealised
+from handlers.domain.position import POSITION_STATE, apply_fill, fee_of, notional_money, unrealised
 from transport.records import BUY, NO_SIDE, SELL
 
 MANY = settings(max_examples=max(400, settings().max_examples))
@@ -141,18 +141,12 @@ def test_a_fee_of_half_a_unit_is_a_whole_unit_paid_or_returned() -> None:
 def test_a_fill_through_zero_closes_then_opens_at_its_own_price() -> None:
     pos = folded([Traded(BUY, 10, 1_000, 1), Traded(SELL, 15, 1_800, 2)])
     assert pos.item() == (-5, -600, 200, 3, 10, 15, 2)
-    assert average_ticks(pos, 1, 1) == 120
     assert unrealised(pos, 110, 1, 1) == 50
 
 
 def test_an_odd_unit_of_a_split_fill_is_not_lost() -> None:
     pos = folded([Traded(BUY, 1, 100, 0), Traded(SELL, 3, 100, 0)])  # a third of 100 is 33: 67 opens the short
     assert (pos["realised"], pos["cost"]) == (-67, -67)
-
-
-def test_average_price_is_exact_and_absent_when_flat() -> None:
-    assert average_ticks(folded([Traded(BUY, 3, 1_000, 0)]), NUM, DEN) == Fraction(1_000 * DEN, 3 * NUM)
-    assert average_ticks(folded([]), NUM, DEN) is None
 
 
 def test_money_that_does_not_fit_stops_the_line() -> None:

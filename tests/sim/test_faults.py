@@ -33,9 +33,11 @@ from engine.verify import verify
 from handlers.ingest.synthetic.feed import SyntheticFeed
 from transport.journal import LogWriter
 from transport.log_reader import LogReader
-from transport.records import COMMAND, FEED_BASE, FILL, SET_POSITION, copied
+from transport.records import COMMAND, FEED_BASE, FILL, SET_POSITION, copied, joined
 
-from tests.runs import ROOT, Said, config_file, environment, joined, log_rows, replayed, state_of, tickline
+from tests.runs import ROOT, Said, config_file, environment, log_rows, replayed, state_of, tickline
+
+pytestmark = pytest.mark.spawned
 
 FAULTY = ROOT / "tests" / "sim" / "faulty.py"
 PLACEMENTS = ("fused", "split", "staged")

@@ -17,10 +17,9 @@ from engine.loops import DECIDING
 from engine.supervisor import PlacedSession
 from handlers.domain import edges
 from handlers.ingest.synthetic.feed import SyntheticFeed
-from tests.runs import joined
 from tests.stages import slots
 from transport.log_reader import LogReader
-from transport.records import BY_EXCHANGE, BY_RISK, BY_SIGNALS, FEED_BASE, FILL, INTENT, NAME_OF, ORDER
+from transport.records import BY_EXCHANGE, BY_RISK, BY_SIGNALS, FEED_BASE, FILL, INTENT, NAME_OF, ORDER, joined
 from transport.ring import push
 from transport.segment import SHM
 

@@ -20,12 +20,12 @@ from handlers.features.feature_set import FeatureSet
 from handlers.features.stage import ROWS_MAX, new_features
 from handlers.ingest.synthetic.feed import SyntheticFeed
 from tests.property.test_features import _features
-from tests.runs import config_file, done, joined, log_rows, replayed, table
+from tests.runs import config_file, done, log_rows, replayed, table
 from tests.sim.test_line_indicators import ROWS, SECOND_NS, SEED, logs_of
 from tests.stages import level, slots, snapshot, stamped
 from transport.records import (
     ASK, BAR, BID, BOOK_DELTA, BOOK_SNAPSHOT, CHECKPOINT, EVENT_END, EVENT_FIRST, FEATURE, GAP, QUOTE, SIGNAL, TRADE, VALUES_PER_SLOT, copied,
-    empty,
+    empty, joined,
 )  # fmt: skip
 
 WANTED = (

@@ -23,10 +23,10 @@ from handlers.features.at_bars import SESSION_NS
 from handlers.features.declare import BAR_INPUT
 from handlers.features.stage import ROWS_MAX, new_features, step_features
 from handlers.ingest.synthetic.feed import SyntheticFeed
-from tests.runs import config_file, done, joined, log_rows, replayed, table
+from tests.runs import config_file, done, log_rows, replayed, table
 from tests.stages import slots
 from transport.compiled import kernel
-from transport.records import BAR, CHECKPOINT, FEATURE, SIGNAL, copied, empty
+from transport.records import BAR, CHECKPOINT, FEATURE, SIGNAL, copied, empty, joined
 
 ROWS, SEED = 20_000, 3
 WANTED = (("sma", {"period": 3}), ("macd", {"fast": 2, "slow": 4, "signal": 2}), ("bollinger", {"period": 5}), ("vwap_session", {}))

@@ -27,11 +27,13 @@ from handlers.ingest.synthetic.feed import START_NS, SyntheticFeed
 from transport.instruments import Instrument
 from transport.log_reader import LogReader
 from transport.records import (
-    ACK, AMENDED, BY_EXCHANGE, CANCELLED, CHECKPOINT, EXPIRED, FEATURE, FILL, MAKER, TAKER, empty,
+    ACK, AMENDED, BY_EXCHANGE, CANCELLED, CHECKPOINT, EXPIRED, FEATURE, FILL, MAKER, TAKER, joined,
 )  # fmt: skip
 from transport.segment import SHM
 
 from tests.runs import await_end, state_of
+
+pytestmark = pytest.mark.spawned
 
 PLACED = tuple(WORKERS)
 PLACEMENTS = ("fused", *PLACED)
@@ -129,10 +131,8 @@ def feed_rows(seed: int, rows: int, first: int, start_ns: int = START_NS, count:
     """A synthetic feed whose instruments are numbered from `first`."""
     feed = SyntheticFeed(seed, rows, count, start_ns)
     feed.bind({i.name: first + n for n, i in enumerate(feed.instruments)}, 16 + first)
-    chunks = list(feed.chunks(65536))
-    out = empty(sum(map(len, chunks)))
-    out.view(np.uint8)[:] = np.frombuffer(b"".join(c.tobytes() for c in chunks), np.uint8)
-    return [msgspec.structs.replace(i, symbol=f"S{first + n}") for n, i in enumerate(feed.instruments)], out
+    instruments = [msgspec.structs.replace(i, symbol=f"S{first + n}") for n, i in enumerate(feed.instruments)]
+    return instruments, joined(*feed.chunks(65536))
 
 
 def windows(rows: np.ndarray, sizes: Callable[[], int]) -> Iterator[np.ndarray]:

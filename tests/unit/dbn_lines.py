@@ -16,8 +16,8 @@ from handlers.ingest.feed import Feed
 from handlers.ingest.formats import open_feed
 from handlers.ingest.dbn.layouts import LAYOUTS, MBO
 from transport.instruments import Instrument
+from transport.records import joined
 
-from tests.runs import joined
 
 T0_NS = 1_703_541_600_000_000_000  # 2023-12-25 22:00 UTC
 ESH4, SPREAD = 17077, 4242

@@ -14,7 +14,7 @@ from handlers.ingest.tables.files import TableFile
 from handlers.ingest.tables.map import Columns, TableMap, problems_of
 from handlers.ingest.tables.feed import TableFeed
 from transport.instruments import Instrument
-from transport.records import empty
+from transport.records import joined
 
 TRADES = TableMap("trade", venue="v", symbol="X", columns=Columns(time="t", price="p", qty="q", side="s"))
 HEAD = "t,p,q,s\n"
@@ -38,13 +38,7 @@ def of_text(tmp_path: Path, text: str | bytes, table: TableMap = TRADES, instrum
 
 def rows_of(feed: Feed, rows_max: int = 1 << 16) -> np.ndarray[Any, Any]:
     """All records of a feed, in one array."""
-    parts = list(feed.chunks(rows_max))
-    out = empty(sum(map(len, parts)))
-    at = 0
-    for part in parts:
-        out[at : at + len(part)].view(np.uint8)[:] = part.view(np.uint8)
-        at += len(part)
-    return out
+    return joined(*feed.chunks(rows_max))
 
 
 def counted(feed: Feed) -> dict[str, int]:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from handlers.domain.reasons import HISTORY_HOLE, HISTORY_OVERLAP, MISSING_FIELD, QTY_OFF_GRID, UNFINISHED_BAR
@@ -17,7 +16,7 @@ from handlers.ingest.formats import open_feed
 from handlers.ingest.venues.joining import ATTEMPTS, Join
 from handlers.ingest.venues.own_lines import OwnLine
 from tests.unit.capture_lines import T0_MS, T0_NS, line, trade
-from transport.records import BAR, CONNECTION, GAP, JOINED, REC, TRADE, WARMUP
+from transport.records import BAR, CONNECTION, GAP, JOINED, TRADE, WARMUP, joined as joined_rows
 
 REST = "https://fapi.binance.com/fapi/v1/"
 INFO = {
@@ -53,7 +52,7 @@ class Told:
         path = folder / "capture"
         path.write_text("".join(f"{text}\n" for text in (head, info, *lines)))
         self.feed = open_feed(str(path))
-        self.rows = np.concatenate([chunk.view("V128") for chunk in self.feed.chunks(rows_max)]).view(REC)
+        self.rows = joined_rows(*self.feed.chunks(rows_max))
         self.trades = self.rows[self.rows["kind"] == TRADE]
         self.ids = self.trades["venue_seq"].tolist()
         self.warm = (self.trades["flags"] & WARMUP != 0).tolist()

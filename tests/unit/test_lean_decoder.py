@@ -25,7 +25,7 @@ from handlers.ingest.formats import open_feed
 from handlers.ingest.lean.feed import LeanFeed
 from handlers.ingest.lean.rows import DROP, DROP_LOCKED, KEEP, LETTER_AT, SUSPICIOUS
 from transport.instruments import Instrument
-from transport.records import ASK, BAR, BID, EVENT_END, NO_SIDE, QUOTE, REC, TRADE
+from transport.records import ASK, BAR, BID, EVENT_END, NO_SIDE, QUOTE, TRADE, joined
 
 NEW_YORK = ZoneInfo("America/New_York")
 CONDITION = ord("P") << LETTER_AT | 0x20002020
@@ -64,7 +64,7 @@ def opened(*paths: Path, instruments: tuple[Instrument, ...] = (), crossed: str 
 
 
 def rows_of(feed: LeanFeed, rows_max: int = 1 << 20) -> np.ndarray:
-    return np.concatenate([np.empty(0, np.uint8), *(c.view(np.uint8) for c in feed.chunks(rows_max))]).view(REC)
+    return joined(*feed.chunks(rows_max))
 
 
 def local(*when: int, zone: ZoneInfo = NEW_YORK) -> int:

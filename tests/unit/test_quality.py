@@ -20,8 +20,8 @@ from engine.feeds import open_feeds
 from engine.quality import assess, gates_of, render
 from handlers.domain import reasons
 from handlers.ingest.quality import TABLE, Gate, score
-from tests.runs import config_file, joined, tickline
-from transport.records import EVENT_END, HALT, QUOTE, STATUS, SUSPECT, TRADE, TRADING, copied
+from tests.runs import config_file, tickline
+from transport.records import EVENT_END, HALT, QUOTE, STATUS, SUSPECT, TRADE, TRADING, copied, joined
 
 FEED, MILLISECOND = "synthetic:60_000:5:1", 10**6
 Rows = np.ndarray[Any, Any]

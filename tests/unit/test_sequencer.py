@@ -11,7 +11,7 @@ from tests.sequencing import Intake, kinds_and_times, trades
 from tests.stages import slots
 from transport.records import (
     ACK, ADD, ASK, BAR, BOOK_DELTA, BOOK_SNAPSHOT, BY_EXCHANGE, BY_INGEST, CANCEL_ALL, CLEAR, COMMAND, CONNECTION, END_OF_FEED, FEED_BASE,
-    EVENT_END, FILL, INTENT, KINDS, NAME_OF, NO_INSTRUMENT, ORDER, QUOTE, TIMER, TRADE, WARMUP, copied,
+    EVENT_END, FILL, INTENT, KINDS, NAME_OF, NO_INSTRUMENT, ORDER, QUOTE, TIMER, TRADE, WARMUP, copied, joined,
 )  # fmt: skip
 
 HOUR, DAY = 3_600 * 10**9, 86_400 * 10**9
@@ -270,7 +270,7 @@ def test_report_after_the_feeds_have_ended_has_all_timers_before_it() -> None:
 def test_a_timer_bears_warmup_from_the_first_record_of_a_feeds_history_to_the_first_that_is_none() -> None:
     history, live = trades([100, 250], flags=EVENT_END | WARMUP), trades([450, 700])
     refused = trades([260], flags=EVENT_END, kind=FILL)
-    for windows in ([history, live], [np.concatenate([history.view("V128"), live.view("V128")]).view(history.dtype)],
+    for windows in ([history, live], [joined(history, live)],
                     [history, refused, 400, live], [history[:1], 240, history[1:], refused[:0], live]):  # fmt: skip
         intake = Intake([windows, [trades([120, 800], 1)]], timer_ns=100)
         intake.timers_from(100)

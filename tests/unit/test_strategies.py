@@ -24,7 +24,7 @@ from handlers.ingest.synthetic.feed import SyntheticFeed
 from handlers.signals.errors import StrategyError, StrategyNotFound, StrategyRefused
 from handlers.signals.loading import BUILT_IN, PROTOTYPE, LoadedStep, compile_step, new_state
 from transport import compiled
-from transport.records import FEATURE, INTENT, ORDER, REJECT, TARGET, empty
+from transport.records import FEATURE, INTENT, ORDER, REJECT, TARGET, empty, joined
 from transport.shells import Attributes
 
 HEAD = """
@@ -256,11 +256,7 @@ def run_line(folder: Path, *strategies: tuple[str, str], rows: int = 6000, **par
     session = Session(built, [feed.chunks(65536)], batches.append)
     session.open(lambda ns: sequence_first_words(built, config, ns, 1, 2))
     session.run()
-    logs = {}
-    for k, name in enumerate(DECIDING):
-        logs[name] = empty(sum(len(b.decisions[k]) for b in batches))
-        logs[name].view(np.uint8)[:] = np.frombuffer(b"".join(b.decisions[k].tobytes() for b in batches), np.uint8)
-    return built, logs
+    return built, {name: joined(*(b.decisions[k] for b in batches)) for k, name in enumerate(DECIDING)}
 
 
 def test_fields_named_like_numpys_own_methods_are_fields_in_plain_python() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -20,12 +19,12 @@ from transport.records import (
     EVENT_END,
     EVENT_FIRST,
     QUOTE,
-    REC,
     SELL,
     SET,
     SYNTHETIC,
     TRADE,
     empty,
+    joined,
 )
 
 SEED = 20240808
@@ -34,16 +33,11 @@ GOLDEN = "4f1accbc5a7f5f04c46dd6f1b32030bc623a3cc49e9a71e5c5341b32ddc0809a"
 BOUND = {"AAA.synthetic": 4, "BBB.synthetic": 9, "CCC.synthetic": 2}
 
 
-def joined(chunks: Iterable[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-    """One array of slots, by their bytes: numpy's own concatenate would spread the overlapping fields of REC."""
-    return np.concatenate([c.view(np.uint8) for c in chunks]).view(REC)
-
-
 def made(seed: int = SEED, rows: int = ROWS, rows_max: int = 8192, instruments: int = 3) -> np.ndarray[Any, Any]:
     feed = SyntheticFeed(seed, rows, instruments)
     if instruments == 3:
         feed.bind(BOUND, 16)
-    return joined(feed.chunks(rows_max))
+    return joined(*feed.chunks(rows_max))
 
 
 @pytest.fixture(scope="module")
@@ -219,8 +213,8 @@ def test_makes_at_most_the_rows_asked_for_and_misses_only_a_message_that_would_g
 
 def test_a_second_pass_starts_over_and_receive_times_are_those_of_the_rows() -> None:
     feed = SyntheticFeed(SEED, 20_000)
-    first = joined(feed.chunks(512))
-    again = joined(feed.chunks(999))
+    first = joined(*feed.chunks(512))
+    again = joined(*feed.chunks(999))
     assert first.tobytes() == again.tobytes()
     assert feed.receive_times().tolist() == first["ts_recv_ns"].tolist()
 

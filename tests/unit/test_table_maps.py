@@ -42,7 +42,6 @@ def test_a_map_is_read_with_exact_decimals(tmp_path: Path) -> None:
 
 
 BAR = 'kind = "bar"\nvenue = "v"\nsymbol = "X"\n'
-COLS = '[columns]\ntime = "t"\nprice = "p"\nqty = "q"\n'
 
 
 @pytest.mark.parametrize(("text", "words"), [

@@ -27,7 +27,7 @@ from handlers.ingest.venues.protocol import (
     APPLY, BREAK, HOLD, NO_CHECK, NO_JSON, REPEATED, STALE, Line, Parsed, Places, Protocol, Refused,
 )  # fmt: skip
 from handlers.ingest.venues.stream import Stream
-from transport.records import ASK, BAR, BID, BOOK_DELTA, BOOK_SNAPSHOT, EVENT_END, EVENT_FIRST, QUOTE, STATUS, TRADE, empty
+from transport.records import ASK, BAR, BID, BOOK_DELTA, BOOK_SNAPSHOT, EVENT_END, EVENT_FIRST, QUOTE, STATUS, TRADE, empty, joined
 
 KINDS = {TRADE, QUOTE, BOOK_DELTA, BOOK_SNAPSHOT, BAR, STATUS}
 ODD = [b"null", b"[]", b"{}", b'""', b"-1", b"1e400", b"9223372036854775808", b"0.5", b'"x"', b"true", b'"\\ud800"', b"[[[[]]]]", b"1" * 400]
@@ -183,10 +183,7 @@ def decoded(sample: Sample, lines: list[bytes], tmp_path: Path, rows_max: int) -
     path = tmp_path / sample.paths[0].name
     path.write_bytes(b"\n".join(lines))
     feed = CaptureFeed("spoilt", [path], sample.feed.form, sample.feed.survey, sample.feed.instruments)
-    parts = list(feed.chunks(rows_max))
-    rows = empty(sum(map(len, parts)))
-    rows.view(np.uint8)[:] = np.frombuffer(b"".join(p.tobytes() for p in parts), np.uint8)
-    return rows, feed.counters, feed
+    return joined(*feed.chunks(rows_max)), feed.counters, feed
 
 
 def test_rows_depend_neither_on_chunks_nor_batches_nor_the_scanner_even_where_lines_are_damaged(

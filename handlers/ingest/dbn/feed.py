@@ -35,14 +35,13 @@ from handlers.ingest.dbn.mbo import OrdersDecoder
 from handlers.ingest.dbn.mbp import LevelsDecoder
 from handlers.ingest.dbn.symbols import Symbols, symbols_of
 from transport.instruments import Instrument
-from transport.records import SLOT_BYTES, empty
+from transport.records import copied, joined
 
 EVENT_BYTES_MAX = 1 << 28  # a longer event is cut, and before that snapshots that follow one another, so that memory is bounded
 _ROWS_OF = {
     TRADES: dbn_rows.trades, QUOTES: dbn_rows.quotes, SAMPLED: dbn_rows.samples, BARS: dbn_rows.bars,
     STATUSES: dbn_rows.statuses, DEFINITIONS: dbn_rows.definitions,
 }  # fmt: skip
-_SLOT = f"V{SLOT_BYTES}"
 
 
 class Run(NamedTuple):
@@ -261,13 +260,9 @@ def _by_origin(found: list[Rows]) -> Rows:
     """The rows of several decoders as one array, in the order of the records they came from."""
     if len(found) == 1:
         return found[0]
-    joined = empty(sum(map(len, found)))
-    slots, at = joined.view(_SLOT), 0
-    for rows in found:
-        slots[at : at + len(rows)] = rows.view(_SLOT)
-        at += len(rows)
-    origin = joined["origin"]
-    return joined if np.all(origin[1:] >= origin[:-1]) else slots[np.argsort(origin, kind="stable")].view(joined.dtype)
+    rows = joined(*found)
+    origin = rows["origin"]
+    return rows if np.all(origin[1:] >= origin[:-1]) else copied(rows, np.argsort(origin, kind="stable"))
 
 
 def _whole_events(run: Run) -> int:

@@ -31,7 +31,7 @@ from handlers.ingest.lean.rows import (
 )  # fmt: skip
 from transport.compiled import load
 from transport.instruments import Instrument
-from transport.records import EVENT_END, REC, empty
+from transport.records import EVENT_END, empty, joined
 
 FILE_AT = 32  # bit of `origin` from which the file's place stands
 NEVER = 2**63 - 1
@@ -166,7 +166,7 @@ class Waiting:
             return
         before = self.times[-1] if len(self.times) else 0
         times = np.maximum(np.maximum.accumulate(block["ts_event_ns"]), before)
-        self.rows = _joined(self.rows, block) if len(self.rows) else block
+        self.rows = joined(self.rows, block) if len(self.rows) else block
         self.times = np.append(self.times, times)
         self.blocks += 1
 
@@ -199,9 +199,5 @@ def merged(streams: Sequence[Iterator[Rows]]) -> Iterator[Rows]:
             min(going_on, key=lambda w: int(w.times[-1])).read()
         else:
             return
-
-
-def _joined(first: Rows, second: Rows) -> Rows:
-    return np.concatenate((first.view(np.uint8), second.view(np.uint8))).view(REC)
 
 

@@ -29,7 +29,7 @@ from handlers.ingest.lean.files import (
 )  # fmt: skip
 from handlers.ingest.lean.text import ABSENT, COLUMN, HEX, LETTER, NUMBER, STAMP, scan_lines
 from transport.instruments import Instrument
-from transport.records import ASK, BAR, BID, EVENT_END, QUOTE, REC, SLOT_BYTES, TRADE, empty
+from transport.records import ASK, BAR, BID, EVENT_END, QUOTE, TRADE, copied, empty, joined
 
 SUSPICIOUS = 1 << 32
 LETTER_AT = 40
@@ -272,6 +272,5 @@ def _paired(both: list[Rows], kept: list[Mask]) -> Rows:
 
 def ordered(parts: Sequence[Rows], key: Column) -> Rows:
     """All rows of `parts` in the order of `key`, which has a number for each; of equal ones the earlier part's first."""
-    joined = np.concatenate([rows.view(np.uint8).reshape(-1, SLOT_BYTES) for rows in parts])
-    return joined[np.argsort(key, kind="stable")].reshape(-1).view(REC)
+    return copied(joined(*parts), np.argsort(key, kind="stable"))
 

@@ -33,7 +33,7 @@ from handlers.ingest.tables.files import (
 )
 from handlers.ingest.tables.plan import SYMBOLS_MAX
 from transport.instruments import Instrument
-from transport.records import EVENT_END, copied, empty
+from transport.records import EVENT_END, copied, empty, joined
 
 SORT_ROWS_MAX = 1 << 22  # half a GiB of records
 EVENT_ROWS_MAX = 1 << 20  # a longer event is cut, so that memory is bounded
@@ -60,7 +60,7 @@ class TableFeed(Feed):
         for batch in batches:
             rows = self._kept(batch)
             if len(rest):
-                rows = _joined(rest, rows)
+                rows = joined(rest, rows)
             done = _closed(rows, final=False)
             rest = copied(rows[done:])
             yield from split_at_events(rows[:done], rows_max)
@@ -130,7 +130,7 @@ class TableFeed(Feed):
             lines.append(batch.first + np.flatnonzero(batch.refused == 0) // batch.a_line)
         self.messages = 0  # counted again by the caller
         if parts:
-            rows = _joined(*parts)
+            rows = joined(*parts)
             order = np.argsort(rows["ts_recv_ns"], kind="stable")
             rows = copied(rows, order)
             told = JumpRule(_jump_ns(self.files)).settle(rows["ts_recv_ns"].copy(), final=True)
@@ -199,19 +199,9 @@ def _jump_ns(files: Sequence[TableFile]) -> int:
     return max([JUMP_NS, *(BARS_APART * interval for interval in bars)])
 
 
-def _joined(*parts: Rows) -> Rows:
-    """Rows one after the other; bytes are joined, since fields of a record overlap."""
-    out = empty(sum(map(len, parts)))
-    at = 0
-    for part in parts:
-        out[at : at + len(part)].view(np.uint8)[:] = part.view(np.uint8)
-        at += len(part)
-    return out
-
-
 def _joined_batches(a: Batch, b: Batch) -> Batch:
     more = [np.concatenate((x, y)) for x, y in ((a.refused, b.refused), (a.blamed, b.blamed), (a.times, b.times))]
-    return Batch(a.first, a.a_line, _joined(a.rows, b.rows), *more)
+    return Batch(a.first, a.a_line, joined(a.rows, b.rows), *more)
 
 
 def _part(batch: Batch, lines: slice) -> Batch:

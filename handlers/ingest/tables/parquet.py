@@ -114,7 +114,7 @@ def _fill(plan: Plan, columns: dict[int, Any], rows: Any, words: Column, refused
     empty_before = np.zeros(lines, np.bool_)
     for cell in plan.cells:
         array = columns[int(cell["column"])]
-        missing = _missing(array, int(cell["form"]))
+        missing = _missing(array)
         values, why = _cell(plan, cell, array, places)
         if cell["empty"] == WITH_LAST:
             wrong = missing != empty_before
@@ -156,7 +156,7 @@ def _put(rows: Any, words: Column, form: int, word: int, values: Column, places:
 
 def _fill_close(plan: Plan, k: int, array: Any, rows: Any, words: Column, refused: Column, blamed: Column, good: Column) -> None:
     """The close of symbol `k` on every good line; the line's times come from its first row."""
-    missing = _missing(array, PRICE)
+    missing = _missing(array)
     cell = np.zeros(1, plan.cells.dtype)[0]
     cell["form"] = PRICE
     values, why = _cell(plan, cell, array, np.full(len(array), k, np.int64))
@@ -167,7 +167,7 @@ def _fill_close(plan: Plan, k: int, array: Any, rows: Any, words: Column, refuse
     blamed[good, k] = plan.wide[k]
 
 
-def _missing(array: Any, form: int) -> Column:
+def _missing(array: Any) -> Column:
     """Nulls, and empty texts; NaN too, which is how a double says that it has no value."""
     import pyarrow as pa
     import pyarrow.compute as pc

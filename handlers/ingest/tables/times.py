@@ -22,7 +22,7 @@ from transport.compiled import kernel
 YEAR_1971_NS = 365 * 86_400 * 10**9  # panels begin long ago; a count of ms read as us, or of s as ms, would still be of 1970
 AUTO, ISO = -1, -2  # units beside the decimals behind which a unit's ns stand
 UNITS = {"s": 9, "ms": 6, "us": 3, "ns": 0, "auto": AUTO, "iso": ISO}
-DAY_NS, HOUR_NS, MINUTE_NS, SECOND_NS = 86_400 * 10**9, 3600 * 10**9, 60 * 10**9, 10**9
+DAY_NS, MINUTE_NS, SECOND_NS = 86_400 * 10**9, 60 * 10**9, 10**9
 _MONTHS = np.array([0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334, 365])  # days before each, of a year without a leap day
 _ZERO, _DOT, _DASH, _SLASH, _COLON, _BLANK, _T, _SMALL_T, _Z, _SMALL_Z, _PLUS, _COMMA = (ord(c) for c in "0.-/: TtZz+,")
 _YEARS = (1900, 2200)  # outside, 64 bits of ns come near their end; the range is checked behind
