@@ -10,7 +10,7 @@ BOUNDS_TESTS := tests/unit tests/property tests/concurrency tests/golden/test_li
   tests/golden/test_verify.py::test_a_run_is_proved tests/sim/test_placements.py::test_same_logs_of_two_feeds_in_small_windows
 # Of those, what runs no kernel of its own, or whole processes that the tests of the line run as well: once is enough.
 BOUNDS_LEAVE := $(patsubst %,--ignore=tests/unit/test_%.py,cli commands doctor fetch rest live_source bench_tables)
-# What runs beside the tests of whole lines, chosen so that all take as long.
+# What is of a part of the line.
 PARTS_TESTS := tests/unit tests/property tests/golden/test_determinism.py \
   $(patsubst %,tests/golden/test_%.py,dbn_samples dbn_derived factor_panel feature_tables lean_reference microstructure_reference \
   quality_captures tables_reference venues_reference)
@@ -37,10 +37,11 @@ comma := ,
 demo: $(SETUP)
 	@$(BIN)/tickline demo
 
-# Fails at the first step that does. The three long ones run side by side on two cores, since many tests wait; each is printed when it ends.
+# Fails at the first step that does. The long ones run side by side on two cores, three at a time since many tests wait; each is printed
+# when it ends.
 test: lint
-	@echo "== tests, side by side: some twelve minutes, with a word when one of three is done"
-	@$(MAKE) --no-print-directory -j3 --output-sync=target sim line parts
+	@echo "== tests, side by side: some ten minutes, with a word when one of five is done"
+	@$(MAKE) --no-print-directory -j3 --output-sync=target sim line parts bounds
 	@$(MAKE) --no-print-directory bench
 
 lint: $(SETUP)
@@ -51,15 +52,15 @@ lint: $(SETUP)
 unit: $(SETUP)
 	$(call step,tests,$(BIN)/python -m pytest -q)
 
-# The thirds of `test`: lines as they are used, which often wait; whole lines and how they are proved; with checked indices, then the
-# parts. The first reads the code of every kernel of the line, so what all need is compiled once, before they start.
+# Lines as they are used, which often wait; whole lines and how they are proved; their parts. `tidy` reads the code of every kernel of the
+# line, so what these need is compiled once, before they start, beside `bounds`, which compiles its own.
 tidy: $(SETUP)
 	$(call step,tests of the code,$(BIN)/python -m pytest -q $(TIDY_TESTS))
 sim: tidy
 	$(call step,tests of lines in use,$(BIN)/python -m pytest -q $(SIM_TESTS))
 line: tidy
 	$(call step,tests of the line,$(BIN)/python -m pytest -q $(patsubst %,--ignore=%,$(PARTS_TESTS) $(SIM_TESTS) $(TIDY_TESTS)))
-parts: bounds
+parts: tidy
 	$(call step,tests of its parts,$(BIN)/python -m pytest -q $(PARTS_TESTS))
 
 bounds: $(SETUP)

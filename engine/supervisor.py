@@ -49,6 +49,7 @@ WORKERS = {
     "staged": (("features", FEATURES), ("signals", SIGNALS), ("risk", RISK), ("orders", ORDERS)),
 }
 ROW_SLOTS = 1 << 14
+START = "spawn"  # how a worker is: a fork of ours would share the journal's thread and its locks
 START_S = 600.0  # a worker that compiles another machine's code for the first time takes minutes, not more
 STOP_S = 5.0  # a loop comes back every 20 ms; what has not ended then hangs
 
@@ -94,7 +95,7 @@ class Crew:
         self._ends.enter_context(pinned(self._core(0)))
         self._folder = self._ends.enter_context(scratch_folder("run"))
         (self._folder / CONFIG).write_text(dump(self._config))
-        context = multiprocessing.get_context("spawn")  # a fork would share the journal's thread and its locks
+        context = multiprocessing.get_context(START)
         for place, (name, stage) in enumerate(self.roles):
             process = context.Process(target=work, args=(self._assignment(name, stage, place),), name=name, daemon=True)
             process.start()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.forked import workers_are_forked as workers_are_forked
 from tests.runs import BOTH_STRATEGIES, config_file, replayed
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from handlers.ingest.live import source as live
 from handlers.ingest.live import rest
+from tests.forked import workers_are_forked as workers_are_forked
 from tests.live_venues import Usdm
 
 

@@ -15,6 +15,8 @@ from engine.replay import replay
 
 from tests.runs import config_file, tickline, tickline_apart
 
+pytestmark = pytest.mark.spawned
+
 OURS = sorted(os.sched_getaffinity(0))
 
 

@@ -11,6 +11,7 @@ import pytest
 from engine.run_folder import open_run
 from handlers.contract import READABLE, Handler, handler
 from handlers.ingest.synthetic.feed import START_NS, synthetic_instruments
+from tests.forked import workers_are_forked as workers_are_forked
 from tests.runs import config_file, done, log_rows, replayed, table, tickline
 from transport.records import (
     BOOK_DELTA, FEATURE, FILL, FORECAST, ORDER, QUOTE, SIGNAL, TIMER, TRADE,

@@ -13,6 +13,7 @@ from transport.instruments import Instrument
 from transport.records import BID, BOOK_DELTA, DELETE, EVENT_END, FEED_BASE, empty
 from transport.tape import TapeWriter
 
+from tests.forked import workers_are_forked as workers_are_forked
 from tests.runs import config_file, replayed
 
 L3 = Instrument("ES", "test", Decimal("0.25"), Decimal(1), book="l3")
