@@ -174,6 +174,21 @@ def test_kraken_levels_beyond_the_published_depth_are_removed_in_the_same_event(
     assert changes["origin"].tolist() == [1, 1, 2, 2]
 
 
+def test_kraken_snapshot_beyond_the_published_depth_ends_there(tmp_path: Path) -> None:
+    book = [1, {"as": [[f"10.{n}", "1.0", f"{T0}.25"] for n in (2, 3, 4)], "bs": [["10.1", "1.0", f"{T0}.25"]]}, "book-1", "A/USD"]
+    feed = capture(tmp_path, [book])
+    rows = rows_of(feed)
+    price = feed.instruments[0].price
+    assert [(str(price(int(r["price_ticks"]))), int(r["qty_lots"])) for r in rows[-2:]] == [("10.4", 0), ("10.3", 0)]
+    assert [int(f) & EVENT_END for f in rows["flags"]] == [0, 0, 0, 0, 0, EVENT_END]
+
+
+def test_okx_trade_that_is_told_again_to_who_subscribes_anew_counts_once(tmp_path: Path) -> None:
+    feed = capture(tmp_path, [okx_trade("7"), okx_trade("8"), okx_trade("8"), okx_trade("9"), okx_trade("8")])
+    assert rows_of(feed)["venue_seq"].tolist() == [7, 8, 9, 8]
+    assert feed.counters == {reasons.BEFORE_STREAM: 1}
+
+
 def test_okx_sequence_is_followed_where_messages_bear_one(tmp_path: Path) -> None:
     numbers = [("snapshot", 5, -1), ("update", 8, 5), ("update", 12, 9), ("update", 13, 12)]
     feed = capture(tmp_path, [okx_book(action, seqId=seq, prevSeqId=previous) for action, seq, previous in numbers])

@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 
 TIMEOUT_S = 10.0  # without a sign from the other side
 WHOLE_S = 20.0  # for all of an answer: one that comes byte by byte is none
-BODY_BYTES_MAX = 1 << 26
+BODY_BYTES_MAX = (1 << 26) - (1 << 16)  # with its time and address it is one line of a capture, at most blocks.LINE_BYTES_MAX
 WHY_BYTES_MAX = 1 << 16  # of an answer that is no good
 FIRST_S, LONGEST_S = 0.5, 30.0  # of the back-off
 AFTER_MAX_S = 300.0  # a venue's own word for how long to keep away is believed up to this
