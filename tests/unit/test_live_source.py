@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -294,6 +295,28 @@ def test_a_source_stopped_at_any_moment_ends_soon_and_tells_its_end() -> None:
             told = actions(bodies(source))
             assert source.take(1).ended
             assert not told or told[-1] in (DISCONNECTED, CONNECT_FAILED), told
+
+
+def test_a_loop_that_cannot_be_closed_holds_up_nobody_who_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that is being looked up cannot be cut off, and a loop waits for it when it is closed."""
+    found, close = threading.Event(), asyncio.Runner.close
+    monkeypatch.setattr(asyncio.Runner, "close", lambda runner: found.wait(5) and close(runner))
+    server = VenueServer([[Send("one")]], lambda path: None)
+    with nothing_left(), server.running():
+        source = LiveSource(Fake("okx", ["A"], server.ws_url, server.rest_url))
+        source.start()
+        await_that(lambda: "hello" in server.heard)
+        source.ask_to_stop()
+        lines: list[bytes] = []
+
+        def ended() -> bool:
+            lines.extend(bodies(source))
+            return source.take(1).ended
+
+        await_that(ended, 3.0)
+        assert actions(lines)[-1] == DISCONNECTED
+        found.set()
+        source.stop()
 
 
 @pytest.mark.parametrize("method", ["greetings", "is_pong", "book_messages", "url"])

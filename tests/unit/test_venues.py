@@ -18,7 +18,7 @@ from handlers.ingest.feed import Feed
 from handlers.ingest.formats import open_feed
 from handlers.ingest.venues.protocol import trade_id
 from transport.records import (
-    BAR, BOOK_DELTA, BOOK_SNAPSHOT, BUY, CONNECTION, DISCONNECTED, EVENT_END, GAP, NO_INSTRUMENT, QUOTE, SELL, TRADE,
+    BAR, BOOK_DELTA, BOOK_SNAPSHOT, BUY, CONNECTING, CONNECTION, DISCONNECTED, EVENT_END, GAP, NO_INSTRUMENT, QUOTE, SELL, TRADE,
 )  # fmt: skip
 
 T0 = 1_700_000_000
@@ -156,6 +156,14 @@ def test_end_of_a_connection_is_a_record_and_ends_its_books(tmp_path: Path) -> N
     assert feed.counters == {reasons.CONNECTION_LOST: 1, reasons.DEPTH_REFUSED: 1}
 
 
+def test_books_of_a_recorder_that_was_killed_end_where_the_next_one_connects(tmp_path: Path) -> None:
+    begins = {"tickline": "connection", "action": CONNECTING, "connection": 1, "attempt": 1}
+    feed = capture(tmp_path, [coinbase_book("A-USD"), begins, coinbase_change("A-USD"), coinbase_book("A-USD")])
+    rows = rows_of(feed)
+    assert rows["kind"].tolist() == [BOOK_SNAPSHOT] * 2 + [CONNECTION, GAP] + [BOOK_SNAPSHOT] * 2
+    assert feed.counters == {reasons.CONNECTION_LOST: 1, reasons.DEPTH_REFUSED: 1}
+
+
 # --- Kraken, OKX ------------------------------------------------------------------------------------------------------------
 
 
@@ -196,6 +204,13 @@ def test_okx_sequence_is_followed_where_messages_bear_one(tmp_path: Path) -> Non
     gaps = rows[rows["kind"] == GAP]
     assert gaps[["expected_seq", "got_seq", "reason"]].tolist() == [(8, 9, reasons.SEQUENCE_GAP)]
     assert feed.counters == {reasons.SEQUENCE_GAP: 1, reasons.DEPTH_REFUSED: 1}
+
+
+def test_okx_book_with_numbers_breaks_by_a_message_without_one(tmp_path: Path) -> None:
+    feed = capture(tmp_path, [okx_book("snapshot", seqId=5, prevSeqId=-1), okx_book("update"), okx_book("update", seqId=9, prevSeqId=8)])
+    rows = rows_of(feed)
+    assert rows[rows["kind"] == GAP][["expected_seq", "got_seq", "reason"]].tolist() == [(5, -1, reasons.SEQUENCE_GAP)]
+    assert BOOK_DELTA not in rows["kind"]
 
 
 def test_okx_side_without_orders_is_a_quote_of_nothing(tmp_path: Path) -> None:

@@ -183,6 +183,7 @@ class LiveSource:
             await self._pause(rest.back_off_s(failed))
         if not self._told_end:  # the last line is as late as the last time that was told, so that the capture tells it too
             self._tell(DISCONNECTED)
+        self._lines.end()  # before the loop is closed, which waits for a name that is being looked up
 
     async def _pause(self, seconds: float) -> None:
         assert self._stopping is not None

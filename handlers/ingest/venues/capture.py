@@ -38,7 +38,7 @@ from handlers.ingest.venues.survey import Survey
 from transport.compiled import load
 from transport.instruments import INT64_MAX, Instrument
 from transport.records import (
-    BOOK_DELTA, BOOK_SNAPSHOT, CONNECTION, DISCONNECTED, EVENT_END, GAP, JOINED, OVERRUN, TRADE, WARMUP, copied, empty,
+    BOOK_DELTA, BOOK_SNAPSHOT, CONNECTING, CONNECTION, DISCONNECTED, EVENT_END, GAP, JOINED, OVERRUN, TRADE, WARMUP, copied, empty,
 )  # fmt: skip
 
 BATCH_LINES = 4096
@@ -274,8 +274,8 @@ class CaptureFeed(Feed):
             yield rows[begin:]
 
     def _doubt_all(self, m: np.void) -> Iterator[Rows]:
-        """Where a connection ended, or lost messages, or what could not be read may have been any book's: no book is known any more."""
-        if m["kind"] == CONNECTION and m["side"] not in (DISCONNECTED, OVERRUN):
+        """Where a connection ended or begins, or lost messages, or what could not be read may have been any book's: no book is known any more."""
+        if m["kind"] == CONNECTION and m["side"] not in (CONNECTING, DISCONNECTED, OVERRUN):
             return
         self._give_up()
         for place, rule in enumerate(self._rules):
