@@ -365,7 +365,7 @@ async def _get(url: str) -> rest.Answer:
         with suppress(RuntimeError):  # nobody waits any more: the loop is closed
             loop.call_soon_threadsafe(_answer, answered, answer)
 
-    request = rest.Request(url, done)
+    request = rest.Request(url, done, MESSAGE_BYTES_MAX)  # a book or a page of trades has a hundredth
     request.start()
     try:
         async with asyncio.timeout(rest.WHOLE_S):
