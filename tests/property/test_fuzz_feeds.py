@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from handlers.domain import reasons
 from handlers.ingest.feed import Feed
 from handlers.ingest.formats import open_feed
-from tests.fuzz_feeds import FORMATS, WITHOUT_ORIGIN, check, dbn_body, seeds
+from tests.fuzz_feeds import FORMATS, Format, WITHOUT_ORIGIN, check, dbn_body, seeds
 from tests.runs import joined
 
 EVERY_LINE_TOLD = ("tbbo", "trades", "ohlcv", "bbo", "status", "definition", "statistics")
@@ -59,7 +59,7 @@ def corpus(data_dir: Path) -> dict[str, list[bytes]]:
 @pytest.mark.parametrize("name", sorted(FORMATS))
 def test_seeds_are_feeds_that_read_alike_twice(corpus: dict[str, list[bytes]], tmp_path: Path, name: str) -> None:
     """The beginning of a capture may hold answers to subscriptions alone, which no venue claims, and a sample of daily bars no record."""
-    found = [check(content, tmp_path / "seed", FORMATS[name].open) for content in corpus[name]]
+    found = [check(content, tmp_path / "damaged", FORMATS[name]) for content in corpus[name]]
     assert all(found) or name == "cryptofeed"
     assert sum(feed is not None and feed.lines > 0 for feed in found) > len(corpus[name]) / 2
 
@@ -76,7 +76,7 @@ def test_damage_is_counted_and_never_raised(corpus: dict[str, list[bytes]], name
         for spoil in spoils:
             spoil(content, body)
         with tempfile.TemporaryDirectory() as folder:
-            check(bytes(content), Path(folder) / "damaged", FORMATS[name].open)
+            check(bytes(content), Path(folder) / "damaged", FORMATS[name])
 
     hold()
 
@@ -92,7 +92,7 @@ def test_every_record_of_a_damaged_file_has_rows_or_a_reason(data: st.DataObject
             content[begins + int(at * (len(content) - begins))] = value
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "damaged"
-        feed = check(bytes(content), path)
+        feed = check(bytes(content), path, FORMATS["dbn"])
         assert feed is not None
         if any(kind in str(feed._schema) for kind in EVERY_LINE_TOLD):  # type: ignore[attr-defined]
             assert told(feed) == feed.lines
@@ -112,7 +112,7 @@ def test_record_that_claims_no_length_ends_the_file_with_a_reason(
 ) -> None:
     content = bytearray(next(c for c in corpus["dbn"] if b"ESH1" in c and len(c) < 480))
     content[dbn_body(bytes(content)) + at] = 0
-    feed = check(bytes(content), tmp_path / "damaged")
+    feed = check(bytes(content), tmp_path / "damaged", FORMATS["dbn"])
     assert feed is not None
     assert [reasons.NAME[r] for r in feed.counters] == [reason]
     assert feed.lines == at // 56
@@ -127,4 +127,4 @@ def test_a_rule_that_is_broken_is_seen(corpus: dict[str, list[bytes]], tmp_path:
             return np.empty(0, np.int64)
 
     with pytest.raises(IndexError, match="past the end"):
-        check(corpus["dbn"][0], tmp_path / "seed", lambda spec: Careless("x", open_feed(spec).instruments))
+        check(corpus["dbn"][0], tmp_path / "seed", Format((), 0, open=lambda spec: Careless("x", open_feed(spec).instruments)))
