@@ -168,10 +168,10 @@ def check(content: bytes, path: Path, form: Format) -> Feed | None:
     Raises AssertionError, or whatever a decoder lets out.
     """
     path.write_bytes(form.pack(content))
-    try:
-        feed = form.open(str(path))
-    except FeedError as error:
-        assert str(error) and "\n" not in str(error), "a refusal in several lines"
+    feed = _opened(path, form)
+    if isinstance(feed, str):
+        assert feed, "refused without a word"
+        assert "\n" not in feed, "refused in several lines"
         return None
     rows_max = form.rows_per_byte * len(content) + 64
     whole = _read(feed, 4096, rows_max)
@@ -183,6 +183,14 @@ def check(content: bytes, path: Path, form: Format) -> Feed | None:
     assert (feed.counters, feed.first_offenders) == (counted, told), "it was counted otherwise the second time"
     assert len(feed.receive_times()) == feed.lines, "a line without a receive time, or one too many"
     return feed
+
+
+def _opened(path: Path, form: Format) -> Feed | str:
+    """The feed, or why it is none."""
+    try:
+        return form.open(str(path))
+    except FeedError as error:
+        return str(error)
 
 
 def _read(feed: Feed, rows_max: int, bound: int) -> bytes:

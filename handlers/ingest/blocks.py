@@ -125,7 +125,7 @@ def _zip_blocks(path: Path) -> Iterator[bytes]:
     if not zipfile.is_zipfile(path):
         raise TruncatedError(f"{path.name} is cut off: its zip directory, which stands at the end, is missing")
     with zipfile.ZipFile(path) as archive:
-        inside = [info for info in archive.infolist() if not info.is_dir()]
+        inside = [info for info in archive.infolist() if not info.filename.endswith("/")]  # `is_dir` fails on one without a name
         if len(inside) != 1:
             raise UnreadableError(f"{path.name} holds {len(inside)} files; a zip is read where it holds one")
         with archive.open(inside[0]) as file:

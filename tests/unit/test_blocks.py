@@ -172,6 +172,15 @@ def test_any_damage_of_a_zip_is_told_and_raises_nothing_else(file: Path, method:
                 read(file)
 
 
+def test_a_file_without_a_name_in_a_zip_is_a_file(file: Path) -> None:
+    with zipfile.ZipFile(file, "w") as archive:
+        info = zipfile.ZipInfo("x")
+        info.filename = ""
+        with archive.open(info, "w") as inside:
+            inside.write(TEXT)
+    assert b"".join(read_blocks(file)) == TEXT
+
+
 def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
