@@ -151,3 +151,17 @@ def decimals_in(text: Any, at: Any, end: Any) -> Any:
         exponent, whole = read_exponent(text, at + 1, end)
         return max(0, significant - exponent) if whole else 0
     return significant
+
+
+@kernel
+def digits_in(text: Any, at: Any, end: Any) -> Any:
+    """Digits of the number that fills [at, end), from the first that is not 0 to the last such: 61602.02000000 has 7, 1e-05 has 1."""
+    seen, significant = 0, 0
+    while at < end and text[at] != _E and text[at] != _SMALL_E:
+        digit: Any = np.int64(text[at]) - _ZERO
+        if digit >= 0 and digit <= 9:
+            seen += seen > 0 or digit > 0
+            if digit:
+                significant = seen
+        at += 1
+    return significant

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from handlers.ingest.blocks import is_zip, read_head
+from handlers.ingest.blocks import is_zip, packed_head, read_head
 from handlers.ingest.errors import FeedError, NotAFeedError
 from handlers.ingest.feed import Feed
 from handlers.ingest.venues.binance import Binance
@@ -158,11 +158,11 @@ def detect_format(path: Path) -> str:
     if found:
         return found
     head = read_head(path, HEAD_BYTES)
-    if not head:
-        raise NotAFeedError(f"{path} is not a feed: it is empty")
-    relative = told_fragment(head)
+    relative = told_fragment(packed_head(path, HEAD_BYTES), head)
     if relative:
         raise NotAFeedError(f"{path} is {relative}")
+    if not head:
+        raise NotAFeedError(f"{path} is not a feed: it is empty")
     raise NotAFeedError(f"{path} is not a feed: it begins with {head[:24]!r}; the engine reads {READS}")
 
 
