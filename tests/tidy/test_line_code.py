@@ -26,6 +26,7 @@ from handlers.features.declare import BAR_INPUT, Feature
 from handlers.features.feature_set import FeatureSet, run_features, update_features
 from handlers.ingest.venues.checksums import fold_levels, kraken_checksum, okx_checksum, trim
 from handlers.ingest.dbn.levels import write_levels
+from handlers.ingest.dbn.orders import find_gaps, move_ends
 from handlers.ingest.dbn.walk import find_records
 from handlers.ingest.venues.kraken import Facts, KrakenRule
 from handlers.ingest.lean.text import scan_lines as scan_lean_lines
@@ -38,6 +39,7 @@ from handlers.ingest.synthetic.flow import generate
 from handlers.ingest.tables.cells import decode_lines, scan_lines
 from handlers.ingest.tables.events import mark_events
 from handlers.ingest.tables.plan import add_names
+from handlers.ingest.tables.steps import tell_values
 from handlers.signals.loading import BUILT_IN, compile_step
 from tests.tidy.ir import code_of
 from tests.tidy.source import PACKAGES, functions_of, imports_of, is_compiled, python_files, tree_of
@@ -53,10 +55,10 @@ from transport.reference import copy_run, materialise, take_runs
 COUNTS = frozenset(("NRT_incref", "NRT_decref"))
 WAITS = frozenset(("sched_yield", "usleep"))  # transport/wait.py: a worker that has nothing to do
 LOOPS = {"run_fused": frozenset(), "run_logged": COUNTS, "run_ingest": COUNTS | WAITS, "run_worker": COUNTS | WAITS}
-TABLES = (decode_lines, scan_lines, add_names, mark_events, counts_to_times, doubles_to_units, finish_rows, scale_column, texts_to_words)
+TABLES = (decode_lines, scan_lines, add_names, mark_events, counts_to_times, doubles_to_units, finish_rows, scale_column, tell_values, texts_to_words)
 SIGNED = (fold_levels, trim, okx_checksum, kraken_checksum)
 BESIDE = (
-    *SIGNED, scan_messages, read_times, find_bodies, write_rows, write_levels, find_records, scan_lean_lines, cycles_now, pack_words, unpack_words,
+    *SIGNED, scan_messages, read_times, find_bodies, write_rows, write_levels, find_records, find_gaps, move_ends, scan_lean_lines, cycles_now, pack_words, unpack_words,
     copy_run, materialise, take_runs, market_words,
     generate, step_universe,
 )  # fmt: skip
