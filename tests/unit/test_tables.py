@@ -153,6 +153,19 @@ def bars(**more: object) -> TableMap:
     return TableMap("bar", **{"venue": "v", "symbol": "X", "interval": "1m", "columns": columns, **more})  # type: ignore[arg-type]
 
 
+def test_a_book_of_more_rows_than_memory_takes_begins_once_and_ends_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were its parts events of their own, the last would be the whole book."""
+    text = "t,p,q,s,u,snap\n" + "".join(f"{T0 + n // 300},{n},1,b,1,1\n" for n in range(450))
+    whole = rows_of(of_text(tmp_path, text, BOOK))
+    assert np.flatnonzero(whole["flags"] & EVENT_FIRST).tolist() == [0, 300]
+    for module, name, value in ((tables, "EVENT_ROWS_MAX", 40), (table_files, "BATCH_ROWS", 25)):
+        monkeypatch.setattr(module, name, value)
+    feed = of_text(tmp_path, text, BOOK)
+    chunks = list(feed.chunks(1 << 10))
+    assert b"".join(chunk.tobytes() for chunk in chunks) == whole.tobytes()
+    assert max(map(len, chunks)) <= 40 + 25
+
+
 def test_a_bars_time_is_its_close_never_its_open(tmp_path: Path) -> None:
     rows = rows_of(of_text(tmp_path, f"t,o,h,l,c,v\n{T0},2,4,1,3,70\n", bars()))
     assert rows["kind"].tolist() == [BAR]
