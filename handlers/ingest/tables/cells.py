@@ -38,11 +38,10 @@ from handlers.ingest.tables.plan import (
     grid_of,
 )
 from handlers.ingest.tables.steps import tell_cell
-from handlers.ingest.tables.times import read_time
+from handlers.ingest.tables.times import WORDS, read_time
 from transport.compiled import kernel
 from transport.records import BAR, BOOK_DELTA, BOOK_SNAPSHOT, BUY, NO_SIDE, QUOTE, SELL, TRADE
 
-WORDS = 16  # of eight bytes in a slot
 EMPTY = 1  # beside the reason codes: a cell of a wide table that holds nothing, which is no fault
 _NEWLINE, _RETURN, _QUOTE, _BLANK, _ZERO, _ONE, _SMALL_T, _SMALL_F = (ord(c) for c in '\n\r" 01tf')
 _TO_SMALL = 32  # set in small letters, and in digits
@@ -159,7 +158,7 @@ def read_line(plan: Any, w: Any, fields: Any, row: Any) -> Any:
             return MISSING_FIELD, cell.column - 1
         was_empty = False
         if cell.form == TIME:
-            value, why = read_time(text, at, end, plan.clock, cell.add_units, cell.add_ns)
+            value, why = read_time(text, at, end, plan.clock, cell.word, cell.add_units, cell.add_ns)
             w.words[row * WORDS + cell.word] = value
         elif cell.form == SYMBOL:
             place = find_symbol(plan.symbols, text, at, end, False)

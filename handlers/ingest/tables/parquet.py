@@ -187,7 +187,7 @@ def _cell(plan: Plan, cell: Any, array: Any, places: Column) -> tuple[Column, Co
     if form == TIME and (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
         counts, unit_ns = _counts(array)
         known = getattr(kind, "tz", None) is not None
-        counts_to_times(counts, unit_ns, plan.clock, known, cell["add_ns"] + cell["add_units"] * unit_ns, values, why)
+        counts_to_times(counts, unit_ns, plan.clock, known, cell["word"], cell["add_units"] * unit_ns, cell["add_ns"], values, why)
     elif form not in _WORDS and pa.types.is_floating(kind):
         doubles_to_units(np.asarray(array.cast(pa.float64()).fill_null(0.0)), plan.grids, places, form, values, why)
     elif form not in _WORDS and pa.types.is_decimal128(kind) and (mantissas := _mantissas(array)) is not None:
