@@ -17,6 +17,7 @@ from handlers.ingest.errors import NotAFeedError
 from handlers.ingest.tables import files as table_files
 from handlers.ingest.tables import feed as tables
 from handlers.ingest.tables.map import Columns, TableMap, TableTime, TableWords
+from handlers.ingest.tables.map import problems_of
 from tests.unit.made_tables import HEAD, T0, TRADES, counted, of_text, opened, rows_of
 from transport.instruments import Instrument
 from transport.records import (
@@ -394,3 +395,27 @@ def test_noise_of_one_symbols_closes_does_not_reach_another(tmp_path: Path) -> N
     assert [str(i.tick) for i in feed.instruments] == ["0.01", "0.1"]
     assert len(rows_of(feed)) == 5
     assert counted(feed) == {"PRICE_OFF_GRID": 1}
+
+
+def test_a_wide_table_has_closes_and_times_and_nothing_else() -> None:
+    """One volume could not be that of every symbol of its line."""
+    table = TableMap("bar", venue="v", wide=True, interval="1d", columns=Columns(open_time="t", recv_time="r", volume="v", side="s"))
+    assert problems_of(table) == ["columns.side, columns.volume: a wide table has closes, each its symbol's own, and times"]
+
+
+def test_receive_times_of_a_sorted_table_are_those_of_its_records(tmp_path: Path) -> None:
+    """Days in any order: none is alone in the future once they are sorted, but the last."""
+    table = TableMap("trade", venue="v", symbol="X", order="time", columns=TRADES.columns)
+    days = [1, 400, 2, 401, 3, 10_000, 402]
+    feed = of_text(tmp_path, HEAD + "".join(f"{T0 + day * 86_400_000},1,1,b\n" for day in days) + "x,1,1,b\n", table)
+    rows = rows_of(feed)
+    due = [(T0 + day * 86_400_000) * 10**6 if day != 10_000 else -1 for day in days]
+    assert sorted(rows["ts_recv_ns"].tolist()) == sorted(due)[1:]
+    assert feed.receive_times().tolist() == [-1, *due, -1]
+    assert counted(feed) == {"TIME_JUMP": 1, "WRONG_TYPE": 1}
+
+
+def test_a_header_that_is_longer_than_is_looked_at_is_told(tmp_path: Path) -> None:
+    names = [f"{n:0200}" for n in range(400)]
+    with pytest.raises(NotAFeedError, match="its first line has over 65536 bytes"):
+        of_text(tmp_path, f"t,{','.join(names)}\n2024-01-02{',1' * 400}\n", CLOSES)

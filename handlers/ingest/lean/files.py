@@ -172,6 +172,8 @@ def read_lines(path: Path) -> Iterator[tuple[bytes, bytes]]:
             text = rest + block
             end = text.rfind(b"\n") + 1
             if len(text) - end > LINE_BYTES_MAX:
+                if end:
+                    yield text[:end], b""
                 raise UnreadableError(f"{path.name} has a line of over {LINE_BYTES_MAX} bytes")
             cut = text.rfind(b"\n", 0, max(0, end - 1)) + 1
             if cut:

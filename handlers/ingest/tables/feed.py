@@ -57,7 +57,7 @@ class TableFeed(Feed):
 
     def chunks(self, rows_max: int) -> Iterator[Rows]:
         self.restart()
-        batches = self._in_order() if any(f.table.order == "time" for f in self.files) else self._settled()
+        batches = self._in_order() if self._by_time() else self._settled()
         rest, goes_on = empty(0), False
         for batch in batches:
             rows = self._kept(batch)
@@ -72,12 +72,21 @@ class TableFeed(Feed):
     def receive_times(self) -> NDArray[np.int64]:
         counters, offenders, lines, messages = self.counters, self.first_offenders, self.lines, self.messages
         self.restart()
-        batches = [(batch.first, batch.times) for batch in self._settled()]
+        by_time = self._by_time()
+        batches = [(batch.first, batch.times) for batch in (self._batches() if by_time else self._settled())]
         times = np.full(self.lines, NO_TIME, np.int64)
         for first, told in batches:
             times[first : first + len(told)] = np.maximum(told, NO_TIME)
+        if by_time:
+            self.restart()
+            for batch in self._in_order():
+                times[batch.blamed] = np.maximum(batch.times, NO_TIME)
         self.counters, self.first_offenders, self.lines, self.messages = counters, offenders, lines, messages
         return times
+
+    def _by_time(self) -> bool:
+        """Whether its lines are to be sorted."""
+        return any(file.table.order == "time" for file in self.files)
 
     def _plan(self, file: TableFile, header: Sequence[str]) -> Any:
         """The plan of a file, whose own instruments are among the feed's."""

@@ -3,6 +3,7 @@
     decimal, integer   exactly; off the grid is counted, as in text
     double             the nearest step of the grid, if it is at most TOLERANCE of a step away, else counted; below 2**31 steps
                        a double's own error is far less than that, beyond it good prices begin to be refused, never bent
+    float              by its shortest decimals, exactly: 61800.3 is 61800.30078125 as a double, which is no price that anybody made
     timestamp, date    as UTC where the column has a zone, else on the clock of the map
     anything else      as its text, read like a CSV cell; a list or a struct, which has none, cannot be read
 
@@ -136,10 +137,13 @@ def _fill(plan: Plan, columns: dict[int, Any], rows: Any, words: Column, refused
 
 
 def _plain(array: Any) -> Any:
-    """A column whose texts stand in a dictionary, or as bytes, as texts."""
+    """A column whose texts stand in a dictionary, or as bytes, as texts; floats of 32 bits as the shortest decimals that are they."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     array = array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+    if pa.types.is_float32(array.type):
+        return pc.if_else(pc.is_nan(array), pa.scalar(None, pa.float32()), array).cast(pa.large_string())
     return array.cast(pa.large_string()) if pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type) else array
 
 
