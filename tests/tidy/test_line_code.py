@@ -40,7 +40,6 @@ from handlers.ingest.synthetic.flow import generate
 from handlers.ingest.tables.cells import decode_lines, scan_lines
 from handlers.ingest.tables.events import mark_events
 from handlers.ingest.tables.plan import add_names
-from handlers.ingest.tables.steps import tell_values
 from handlers.signals.loading import BUILT_IN, compile_step
 from tests.tidy.ir import code_of
 from tests.tidy.source import PACKAGES, functions_of, imports_of, is_compiled, python_files, tree_of
@@ -56,7 +55,7 @@ from transport.reference import copy_run, materialise, take_runs
 COUNTS = frozenset(("NRT_incref", "NRT_decref"))
 WAITS = frozenset(("sched_yield", "usleep"))  # transport/wait.py: a worker that has nothing to do
 LOOPS = {"run_fused": frozenset(), "run_logged": COUNTS, "run_ingest": COUNTS | WAITS, "run_worker": COUNTS | WAITS}
-TABLES = (decode_lines, scan_lines, add_names, mark_events, counts_to_times, doubles_to_units, finish_rows, scale_column, tell_values, texts_to_words)
+TABLES = (decode_lines, scan_lines, add_names, mark_events, counts_to_times, doubles_to_units, finish_rows, scale_column, texts_to_words)
 SIGNED = (fold_levels, trim, okx_checksum, kraken_checksum)
 BESIDE = (
     *SIGNED, scan_messages, read_times, find_bodies, write_rows, write_levels, find_records, find_gaps, move_ends, read_clocks, scan_lean_lines, cycles_now, pack_words, unpack_words,

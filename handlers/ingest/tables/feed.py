@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,6 @@ from handlers.ingest.tables.files import (
     scan_csv,
 )
 from handlers.ingest.tables.plan import SYMBOLS_MAX
-from handlers.ingest.tables.steps import DIGITS_MAX, Seen
 from transport.instruments import Instrument
 from transport.records import EVENT_END, copied, empty
 
@@ -167,31 +165,21 @@ class TableFeed(Feed):
 
 
 def _instruments(files: Sequence[TableFile], configured: Sequence[Instrument]) -> list[Instrument]:
-    """The configured instruments of each venue, else those that the files show; raises NotAFeedError where neither tells a step."""
+    """The configured instruments of each venue, else those that the files show."""
     inferred: dict[str, Instrument] = {}
-    untold: dict[str, str] = {}  # instrument -> why no cell tells its tick or lot
     for file in files:
-        parquet = is_parquet(file.path)
-        shown = (scan_parquet if parquet else scan_csv)(file, max(SCAN_BYTES_MIN, SCAN_BYTES // len(files)))
-        finest = Seen(max((d.price for d in shown.values()), default=0), max((d.qty for d in shown.values()), default=0))
+        scan = scan_parquet if is_parquet(file.path) else scan_csv
+        shown = scan(file, max(SCAN_BYTES_MIN, SCAN_BYTES // len(files)))
+        finest = tuple(max((d[which] for d in shown.values()), default=0) for which in (0, 1))
         for name, decimals in {**dict.fromkeys(file.table.symbols, finest), **shown}.items():
             found = _inferred(file, name, decimals)
             if found is not None:
                 before = inferred.get(found.name, found)
                 inferred[found.name] = _with_steps(found, min(before.tick, found.tick), min(before.lot, found.lot))
-                if why := _untold(file, decimals, parquet):
-                    untold.setdefault(found.name, why)
-
-    def infer(symbol: str, venue: str) -> Instrument:
-        name = f"{symbol}.{venue}"
-        if name in untold:
-            raise NotAFeedError(untold[name])
-        return inferred[name]
-
     out: list[Instrument] = []
     for venue in dict.fromkeys(i.venue for i in inferred.values()):
         symbols = [i.symbol for i in inferred.values() if i.venue == venue]
-        out += choose_instruments(configured, venue, symbols, partial(infer, venue=venue), files[0].path.name)
+        out += choose_instruments(configured, venue, symbols, lambda s, v=venue: inferred[f"{s}.{v}"], files[0].path.name)  # type: ignore[misc]
     if not out:
         raise NotAFeedError(f"{files[0].path.name} shows no symbol: it has no line, or the wrong column is named")
     if len(out) > SYMBOLS_MAX:
@@ -203,27 +191,14 @@ def _with_steps(instrument: Instrument, tick: Decimal, lot: Decimal) -> Instrume
     return Instrument(instrument.symbol, instrument.venue, tick, lot, instrument.quote)
 
 
-def _untold(file: TableFile, decimals: Seen, parquet: bool) -> str:
-    """Why the cells of an instrument tell no tick, or no lot, and what to say instead; "" where they do, or the map says it."""
-    for key, given, column in (("tick", file.table.tick, decimals.price_untold), ("lot", file.table.lot, decimals.qty_untold)):
-        if given is None and column >= 0:
-            names = (parquet_header if parquet else csv_header)(file)
-            which = repr(names[column]) if column < len(names) else str(column + 1)
-            return (
-                f"{file.path}: column {which} has cells of more than {DIGITS_MAX} digits, which floating point makes of computed numbers, "
-                f"so that they tell no {key}: say it, as in {key} = 0.01, in {file.told}, or configure the instrument"
-            )
-    return ""
-
-
-def _inferred(file: TableFile, name: str, decimals: Seen) -> Instrument | None:
+def _inferred(file: TableFile, name: str, decimals: tuple[int, ...]) -> Instrument | None:
     """The instrument that a table calls `name`; None for a name that cannot be one."""
     symbol, venue = name, file.table.venue
     if file.table.columns.instrument is not None:
         symbol, _, venue = name.rpartition(".")
     if not symbol or not venue or not name.isprintable():
         return None
-    tick, lot = (Decimal(1).scaleb(-d) for d in (decimals.price, decimals.qty))
+    tick, lot = (Decimal(1).scaleb(-d) for d in decimals)
     return Instrument(symbol, venue, file.table.tick or tick, file.table.lot or lot, file.table.quote)
 
 
