@@ -23,7 +23,7 @@ from handlers.features.at_events import EventFeatures, add_event, new_event_feat
 from handlers.features.at_universe import FactorSet, Universe, add_to_universe, new_universe, score_universe, score_until
 from handlers.features.bars import (
     BAR_STATE, ON_TIMER, ON_TRADE, BarsState, add_trade, close_bar, cut_quote, cut_trade, end_bar, is_open,
-    is_sized, new_bars, venue_time,
+    is_sized, new_bars, on_clock, venue_time,
 )  # fmt: skip
 from handlers.features.feature_set import FeatureSet
 from handlers.features.streaming import FEATURE_PARAMS, FEATURE_STATE, TOP_BOOK, TOP_QUOTE, update
@@ -77,13 +77,12 @@ def new_features(
     rows = max(1, instruments)
     digest = np.zeros(1, DIGEST)
     digest["due"] = checkpoint - 1
-    at_bars = new_indicators(indicators, instruments, bar_ns, cut is not None and is_sized(cut.rule[0]["by"]))
+    cut = new_bars([], interval_ns=bar_ns) if cut is None else cut
+    at_bars = new_indicators(indicators, instruments, is_sized(cut.rule[0]["by"]))
     params["behind_bars"] = indicators is not None or factors is not None
     at_events = new_event_features(events, instruments, row_every, top_quote)
     universe = new_universe(factors, close_after_ns)
-    return FeaturesState(
-        np.zeros(rows, FEATURE_STATE), np.zeros(rows, BAR_STATE), params, digest, cut or new_bars([]), at_bars, at_events, universe
-    )
+    return FeaturesState(np.zeros(rows, FEATURE_STATE), np.zeros(rows, BAR_STATE), params, digest, cut, at_bars, at_events, universe)
 
 
 def rows_max(instruments: int, indicators: FeatureSet | None, quotes: bool = False, factors: bool = False) -> int:
@@ -246,13 +245,22 @@ def add_levels(state, m, out, n):
 
 @kernel
 def pass_bar(state, r, out):
-    """Hand on the bar `r` that a feed brought: what reads bars sees those of a feed and our own alike."""
+    """Hand on the bar `r` that a feed brought, and let what is behind bars take it where it is one of their clock.
+
+    Strategies that read bars see those of a feed, of any interval, and our own alike.
+    """
     row = out[0]
     copy_slot(row, r)
     begin(row, r, BY_FEATURES, BAR, 0)
     row.side = r.side
     fold_bar(state.digest[0], row)
-    return after_bar(state, out, 1) if state.params[0].behind_bars and not state.indicators.shape[0].sized else 1
+    if not state.params[0].behind_bars:
+        return 1
+    if on_clock(state.cut, row):
+        return after_bar(state, out, 1)
+    shape = state.indicators.shape[0]
+    shape.others += 1
+    return 1
 
 
 @kernel(inline=True)
