@@ -7,7 +7,7 @@ clock. Of a feed's own, which may come beside them or instead, those are (`on_cl
 and of its `of`, and with a calendar pieces of its sessions; days beside minutes, and all where bars are cut by what was traded, are
 handed on and counted in `others`. A bar that does not open after the last of its instrument is left out and counted in `again`, so
 that a feed's own bars and ours of the same minutes do not add up; bars cut by what was traded all count, for several may open at one
-time. Of bars of quotes the bid's count. A session is the bar's own, where a calendar says it, else a day of UTC. INGEST lets in no bar
+time. Of bars of quotes the bid's count. A session is the bar's own, else the calendar's, else a day of UTC. INGEST lets in no bar
 of a feed that ends over an hour from now, behind which no other would count.
 """
 
@@ -70,7 +70,6 @@ def take_bar(x, bar):
     """A BAR row as the input of features: prices in ticks, volume in lots."""
     x.open, x.high, x.low, x.close = bar.open_ticks, bar.high_ticks, bar.low_ticks, bar.close_ticks
     x.volume = bar.volume_lots
-    x.ts_open_ns, x.interval_ns = bar.ts_open_ns, bar.interval_ns
     x.session = bar.session if bar.session != 0 else bar.ts_open_ns // SESSION_NS
 
 

@@ -125,6 +125,13 @@ def session_of(sessions, count, when):
 
 
 @kernel
+def session_day(bars, when):
+    """Day of the session that `when` lies in, 0 where there is no calendar."""
+    at = session_of(bars.sessions, bars.rule[0].sessions, when)
+    return bars.sessions[at].day if at >= 0 else 0
+
+
+@kernel
 def on_clock(bars, bar):
     """Whether a feed's bar is one that the rule of the run could have cut: its length, of trades or of quotes, a piece of a session.
 

@@ -34,7 +34,6 @@ SLOTS = ("slots", "i8")  # heads every state: how long the window behind it is
 BAR_INPUT = np.dtype(
     [
         ("open", "f8"), ("high", "f8"), ("low", "f8"), ("close", "f8"), ("volume", "f8"),
-        ("ts_open_ns", "i8"), ("interval_ns", "i8"),
         ("session", "i8"),  # another number when a session begins
     ]
 )  # fmt: skip

@@ -23,7 +23,7 @@ from handlers.features.at_events import EventFeatures, add_event, add_gap, new_e
 from handlers.features.at_universe import FactorSet, Universe, add_to_universe, new_universe, score_universe, score_until
 from handlers.features.bars import (
     BAR_STATE, ON_TIMER, ON_TRADE, BarsState, add_trade, close_bar, cut_quote, cut_trade, end_bar, is_open,
-    is_sized, new_bars, on_clock, venue_time,
+    is_sized, new_bars, on_clock, session_day, venue_time,
 )  # fmt: skip
 from handlers.features.feature_set import FeatureSet
 from handlers.features.streaming import FEATURE_PARAMS, FEATURE_STATE, TOP_BOOK, TOP_QUOTE, update
@@ -253,10 +253,13 @@ def pass_bar(state, r, out):
     copy_slot(row, r)
     begin(row, r, BY_FEATURES, BAR, 0)
     row.side = r.side
+    counts = on_clock(state.cut, row)
+    if counts and row.session == 0:
+        row.session = session_day(state.cut, row.ts_open_ns)
     fold_bar(state.digest[0], row)
     if not state.params[0].behind_bars:
         return 1
-    if on_clock(state.cut, row):
+    if counts:
         return after_bar(state, out, 1)
     shape = state.indicators.shape[0]
     shape.others += 1

@@ -207,7 +207,8 @@ def refusal(r, instruments):
 def bar_refusal(r):
     """`refusal` of a bar: high and low enclose open and close, all are prices, quantities are not negative, and it is over.
 
-    Every decoder takes a bar for received at its end at the earliest, but where a venue's clock is ahead of ours.
+    Every decoder takes a bar for received at its end at the earliest, but where a venue's clock is ahead of ours; a table's day of a
+    change of clocks is an hour shorter than its interval.
     """
     low, high = r.low_ticks, r.high_ticks
     inside = low <= r.open_ticks and r.open_ticks <= high and low <= r.close_ticks and r.close_ticks <= high

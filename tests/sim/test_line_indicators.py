@@ -103,8 +103,7 @@ def inputs_of(bars: Rows) -> Rows:
     out = np.zeros(len(bars), BAR_INPUT)
     for name in ("open", "high", "low", "close"):
         out[name] = bars[f"{name}_ticks"]
-    out["volume"], out["ts_open_ns"], out["interval_ns"] = bars["volume_lots"], bars["ts_open_ns"], bars["interval_ns"]
-    out["session"] = bars["ts_open_ns"] // SESSION_NS
+    out["volume"], out["session"] = bars["volume_lots"], bars["ts_open_ns"] // SESSION_NS
     return out
 
 
@@ -197,6 +196,20 @@ def test_of_the_bars_of_a_feed_indicators_take_those_that_the_line_could_have_cu
     assert told == counts
     asks = 1 if cut.rule[0]["quotes"] else 0  # the other of a pair, which is left out but not passed over
     assert state.indicators.shape[0]["others"] == len(BAR_TIMES) - len(counts) - asks
+
+
+def test_a_feeds_bar_is_of_the_calendars_session_over_midnight() -> None:
+    begins = 20_001 * SESSION_NS - 60 * SECOND_NS
+    cut = new_bars([0], np.array([(begins, begins + 180 * SECOND_NS, 20_001)], SESSION), **MINUTES)
+    state = new_features(1, 5, 20, 10, 0, False, 4096, 0, cut, indicators_of(Config(feature=(IndicatorConfig("vwap_session"),))))
+    markets, _ = new_markets([False])
+    out, told = empty(ROWS_MAX), []
+    for k in range(3):
+        prices = dict.fromkeys(("open_ticks", "high_ticks", "low_ticks", "close_ticks"), 10 * (k + 1))
+        bar = {"kind": BAR, "ts_open_ns": begins + 60 * SECOND_NS * k, "interval_ns": 60 * SECOND_NS, "volume_lots": 1, **prices}
+        assert one_bar(state, markets, slots([bar]), out) == 2
+        told.append((int(out[0]["session"]), float(out[1]["values"][0])))
+    assert told == [(20_001, 10.0), (20_001, 15.0), (20_001, 20.0)]
 
 
 def test_the_schema_that_rows_bear_is_another_with_another_set() -> None:
