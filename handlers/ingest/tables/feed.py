@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,12 +32,11 @@ from handlers.ingest.tables.files import (
     scan_csv,
 )
 from handlers.ingest.tables.plan import SYMBOLS_MAX
-from handlers.ingest.tables.steps import DIGITS_MAX, Seen
 from transport.instruments import Instrument
 from transport.records import EVENT_END, copied, empty
 
 SORT_ROWS_MAX = 1 << 22  # half a GiB of records
-EVENT_ROWS_MAX = 1 << 20  # a longer event is cut, so that memory is bounded
+EVENT_ROWS_MAX = 1 << 20  # a longer event is given out in parts, so that memory is bounded
 SORTED = -1  # in place of a batch's first line: `blamed` has the line of each row
 BARS_APART = 31  # intervals between two bars of one source: a month of days, longer than any market closes
 
@@ -57,27 +55,36 @@ class TableFeed(Feed):
 
     def chunks(self, rows_max: int) -> Iterator[Rows]:
         self.restart()
-        batches = self._in_order() if any(f.table.order == "time" for f in self.files) else self._settled()
-        rest = empty(0)
+        batches = self._in_order() if self._by_time() else self._settled()
+        rest, goes_on = empty(0), False
         for batch in batches:
             rows = self._kept(batch)
             if len(rest):
                 rows = _joined(rest, rows)
-            done = _closed(rows, final=False)
+            done, goes_on = _closed(rows, goes_on, final=False)
             rest = copied(rows[done:])
             yield from split_at_events(rows[:done], rows_max)
-        _closed(rest, final=True)
+        _closed(rest, goes_on, final=True)
         yield from split_at_events(rest, rows_max)
 
     def receive_times(self) -> NDArray[np.int64]:
         counters, offenders, lines, messages = self.counters, self.first_offenders, self.lines, self.messages
         self.restart()
-        batches = [(batch.first, batch.times) for batch in self._settled()]
+        by_time = self._by_time()
+        batches = [(batch.first, batch.times) for batch in (self._batches() if by_time else self._settled())]
         times = np.full(self.lines, NO_TIME, np.int64)
         for first, told in batches:
             times[first : first + len(told)] = np.maximum(told, NO_TIME)
+        if by_time:
+            self.restart()
+            for batch in self._in_order():
+                times[batch.blamed] = np.maximum(batch.times, NO_TIME)
         self.counters, self.first_offenders, self.lines, self.messages = counters, offenders, lines, messages
         return times
+
+    def _by_time(self) -> bool:
+        """Whether its lines are to be sorted."""
+        return any(file.table.order == "time" for file in self.files)
 
     def _plan(self, file: TableFile, header: Sequence[str]) -> Any:
         """The plan of a file, whose own instruments are among the feed's."""
@@ -158,31 +165,21 @@ class TableFeed(Feed):
 
 
 def _instruments(files: Sequence[TableFile], configured: Sequence[Instrument]) -> list[Instrument]:
-    """The configured instruments of each venue, else those that the files show; raises NotAFeedError where neither tells a step."""
+    """The configured instruments of each venue, else those that the files show."""
     inferred: dict[str, Instrument] = {}
-    untold: dict[str, str] = {}  # instrument -> why no cell tells its tick or lot
     for file in files:
-        parquet = is_parquet(file.path)
-        shown = (scan_parquet if parquet else scan_csv)(file, max(SCAN_BYTES_MIN, SCAN_BYTES // len(files)))
-        finest = Seen(max((d.price for d in shown.values()), default=0), max((d.qty for d in shown.values()), default=0))
+        scan = scan_parquet if is_parquet(file.path) else scan_csv
+        shown = scan(file, max(SCAN_BYTES_MIN, SCAN_BYTES // len(files)))
+        finest = tuple(max((d[which] for d in shown.values()), default=0) for which in (0, 1))
         for name, decimals in {**dict.fromkeys(file.table.symbols, finest), **shown}.items():
             found = _inferred(file, name, decimals)
             if found is not None:
                 before = inferred.get(found.name, found)
                 inferred[found.name] = _with_steps(found, min(before.tick, found.tick), min(before.lot, found.lot))
-                if why := _untold(file, decimals, parquet):
-                    untold.setdefault(found.name, why)
-
-    def infer(symbol: str, venue: str) -> Instrument:
-        name = f"{symbol}.{venue}"
-        if name in untold:
-            raise NotAFeedError(untold[name])
-        return inferred[name]
-
     out: list[Instrument] = []
     for venue in dict.fromkeys(i.venue for i in inferred.values()):
         symbols = [i.symbol for i in inferred.values() if i.venue == venue]
-        out += choose_instruments(configured, venue, symbols, partial(infer, venue=venue), files[0].path.name)
+        out += choose_instruments(configured, venue, symbols, lambda s, v=venue: inferred[f"{s}.{v}"], files[0].path.name)  # type: ignore[misc]
     if not out:
         raise NotAFeedError(f"{files[0].path.name} shows no symbol: it has no line, or the wrong column is named")
     if len(out) > SYMBOLS_MAX:
@@ -194,27 +191,14 @@ def _with_steps(instrument: Instrument, tick: Decimal, lot: Decimal) -> Instrume
     return Instrument(instrument.symbol, instrument.venue, tick, lot, instrument.quote)
 
 
-def _untold(file: TableFile, decimals: Seen, parquet: bool) -> str:
-    """Why the cells of an instrument tell no tick, or no lot, and what to say instead; "" where they do, or the map says it."""
-    for key, given, column in (("tick", file.table.tick, decimals.price_untold), ("lot", file.table.lot, decimals.qty_untold)):
-        if given is None and column >= 0:
-            names = (parquet_header if parquet else csv_header)(file)
-            which = repr(names[column]) if column < len(names) else str(column + 1)
-            return (
-                f"{file.path}: column {which} has cells of more than {DIGITS_MAX} digits, which floating point makes of computed numbers, "
-                f"so that they tell no {key}: say it, as in {key} = 0.01, in {file.told}, or configure the instrument"
-            )
-    return ""
-
-
-def _inferred(file: TableFile, name: str, decimals: Seen) -> Instrument | None:
+def _inferred(file: TableFile, name: str, decimals: tuple[int, ...]) -> Instrument | None:
     """The instrument that a table calls `name`; None for a name that cannot be one."""
     symbol, venue = name, file.table.venue
     if file.table.columns.instrument is not None:
         symbol, _, venue = name.rpartition(".")
     if not symbol or not venue or not name.isprintable():
         return None
-    tick, lot = (Decimal(1).scaleb(-d) for d in (decimals.price, decimals.qty))
+    tick, lot = (Decimal(1).scaleb(-d) for d in decimals)
     return Instrument(symbol, venue, file.table.tick or tick, file.table.lot or lot, file.table.quote)
 
 
@@ -246,12 +230,15 @@ def _part(batch: Batch, lines: slice) -> Batch:
     return Batch(batch.first + first, batch.a_line, batch.rows[rows], batch.refused[rows], batch.blamed[rows], batch.times[lines])
 
 
-def _closed(rows: Rows, final: bool) -> int:
-    """Mark where events begin and end; returns how many rows are of events that have ended."""
-    open_from = int(mark_events(rows)) if len(rows) else 0
-    if open_from < len(rows) and (final or len(rows) - open_from > EVENT_ROWS_MAX):
+def _closed(rows: Rows, goes_on: bool, final: bool) -> tuple[int, bool]:
+    """Mark where events begin and end; returns (how many rows may be given out, whether what is left goes on with an event that they began).
+
+    `goes_on` says the same of `rows`. Of an event that is too long all but its last row is given out, by which what follows is known.
+    """
+    open_from = int(mark_events(rows, goes_on)) if len(rows) else 0
+    if final and open_from < len(rows):
         rows["flags"][-1] |= EVENT_END
-        return len(rows)
-    return open_from
-
-
+        return len(rows), False
+    if len(rows) - open_from > EVENT_ROWS_MAX:
+        return len(rows) - 1, True
+    return open_from, goes_on and open_from == 0

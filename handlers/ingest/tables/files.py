@@ -16,7 +16,6 @@ from handlers.ingest.feed import Rows
 from handlers.ingest.tables.cells import Work, decode_lines, scan_lines
 from handlers.ingest.tables.map import TableMap
 from handlers.ingest.tables.plan import SYMBOLS_MAX, Plan, bind_plan, name_at, new_symbols, wide_symbols
-from handlers.ingest.tables.steps import TALLY, Seen, seen
 from transport.instruments import Instrument
 from transport.records import empty
 
@@ -25,6 +24,7 @@ BATCH_ROWS = 1 << 15  # 4 MiB of records
 SCAN_BYTES = 1 << 24  # of all files of a feed together, as long as each has
 SCAN_BYTES_MIN = 1 << 18
 HEADER_BYTES = 1 << 16
+DECIMALS_MAX = 18  # what 64 bits can count
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -56,7 +56,10 @@ def csv_header(file: TableFile) -> list[str]:
     """The column names of a CSV file, none where its map says so; raises NotAFeedError, UnreadableError."""
     if not file.has_header:
         return []
-    line = read_head(file.path, HEADER_BYTES).removeprefix(_BOM).split(b"\n", 1)[0].rstrip(b"\r")
+    head = read_head(file.path, HEADER_BYTES)
+    if len(head) == HEADER_BYTES and b"\n" not in head:
+        raise NotAFeedError(f"{file.path}: its first line has over {HEADER_BYTES} bytes, which no header of a table has")
+    line = head.removeprefix(_BOM).split(b"\n", 1)[0].rstrip(b"\r")
     try:
         return [word.strip() for word in next(csv.reader([line.decode()], delimiter=file.table.separator), [])]
     except (UnicodeDecodeError, csv.Error) as error:
@@ -118,8 +121,8 @@ def _behind_header(file: TableFile, text: bytearray) -> bytearray:
     return text.partition(b"\n")[2] if file.has_header else text
 
 
-def scan_csv(file: TableFile, size: int) -> dict[str, Seen]:
-    """What the table calls its instruments -> what the first `size` bytes show of their prices and quantities."""
+def scan_csv(file: TableFile, size: int) -> dict[str, tuple[int, int]]:
+    """What the table calls its instruments -> decimals of prices, of quantities, seen in the first `size` bytes."""
     header = csv_header(file)
     text = read_head(file.path, size)
     if len(text) == size:
@@ -129,10 +132,10 @@ def scan_csv(file: TableFile, size: int) -> dict[str, Seen]:
     if len(names) > SYMBOLS_MAX:
         raise NotAFeedError(f"{file.path}: {len(names)} columns of symbols; a line takes at most {SYMBOLS_MAX} instruments")
     plan = bound(file, header, [Instrument(n, file.table.venue, Decimal(1), Decimal(1)) for n in names], range(len(names)), 0)
-    symbols, tallies, none = new_symbols(), np.zeros(2 * SYMBOLS_MAX, TALLY), np.zeros(0, np.int64)
-    scan_lines(plan, Work(body, np.zeros(2 * plan.columns, np.int64), empty(0), none, none, none, none), symbols, tallies)
+    symbols, decimals, none = new_symbols(), np.zeros(2 * SYMBOLS_MAX, np.int64), np.zeros(0, np.int64)
+    scan_lines(plan, Work(body, np.zeros(2 * plan.columns, np.int64), empty(0), none, none, none, none), symbols, decimals)
     if int(symbols.used[0]):
         names = [name_at(symbols, place) for place in range(int(symbols.used[0]))]
     elif not (file.table.wide or file.table.symbol):
         names = []
-    return {name: seen(*of) for name, of in zip(names, tallies.reshape(-1, 2), strict=False)}
+    return {name: (min(int(p), DECIMALS_MAX), min(int(q), DECIMALS_MAX)) for name, (p, q) in zip(names, decimals.reshape(-1, 2), strict=False)}

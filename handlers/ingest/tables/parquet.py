@@ -3,6 +3,7 @@
     decimal, integer   exactly; off the grid is counted, as in text
     double             the nearest step of the grid, if it is at most TOLERANCE of a step away, else counted; below 2**31 steps
                        a double's own error is far less than that, beyond it good prices begin to be refused, never bent
+    float              by its shortest decimals, exactly: 61800.3 is 61800.30078125 as a double, which is no price that anybody made
     timestamp, date    as UTC where the column has a zone, else on the clock of the map
     anything else      as its text, read like a CSV cell; a list or a struct, which has none, cannot be read
 
@@ -12,7 +13,7 @@ pyarrow (`pip install 'tickline[store]'`) reads the file; it is imported when th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from decimal import Decimal
+from decimal import Context, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,14 @@ import numpy as np
 
 from handlers.domain.reasons import MISSING_FIELD
 from handlers.ingest.blocks import read_head
+from handlers.ingest.decimals import DIGITS_KEPT, DIGITS_MEANT
 from handlers.ingest.errors import NotAFeedError, UnreadableError
 from handlers.ingest.jumps import NO_TIME
 from handlers.ingest.tables.parquet_cells import counts_to_times, doubles_to_units, finish_rows, scale_column, texts_to_words
 from handlers.ingest.tables.cells import EMPTY, Work
-from handlers.ingest.tables.files import Batch, TableFile, bound
+from handlers.ingest.tables.files import DECIMALS_MAX, Batch, TableFile, bound
 from handlers.ingest.tables.times import DAY_NS
 from handlers.ingest.tables.plan import EVENT, IS_SNAPSHOT, PRICE, QTY, RECV, REFUSED, SIDE, SYMBOL, TIME, WITH_LAST, Plan, wide_symbols
-from handlers.ingest.tables.steps import TALLY, Seen, seen, tell_values
 from transport.records import BOOK_DELTA, BOOK_SNAPSHOT, empty
 
 MAGIC = b"PAR1"
@@ -35,6 +36,7 @@ BATCH_LINES = 1 << 15
 UNIT_NS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}  # of timestamps
 _WORDS = (SYMBOL, SIDE, IS_SNAPSHOT, TIME)  # forms that are not numbers
 SCAN_ROWS = 1 << 20  # looked through for symbols and decimals, as the first 16 MiB of a CSV file are
+_KEPT = Context(prec=DIGITS_KEPT)
 Column = np.ndarray[Any, Any]
 
 
@@ -136,10 +138,13 @@ def _fill(plan: Plan, columns: dict[int, Any], rows: Any, words: Column, refused
 
 
 def _plain(array: Any) -> Any:
-    """A column whose texts stand in a dictionary, or as bytes, as texts."""
+    """A column whose texts stand in a dictionary, or as bytes, as texts; floats of 32 bits as the shortest decimals that are they."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     array = array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+    if pa.types.is_float32(array.type):
+        return pc.if_else(pc.is_nan(array), pa.scalar(None, pa.float32()), array).cast(pa.large_string())
     return array.cast(pa.large_string()) if pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type) else array
 
 
@@ -187,7 +192,7 @@ def _cell(plan: Plan, cell: Any, array: Any, places: Column) -> tuple[Column, Co
     if form == TIME and (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
         counts, unit_ns = _counts(array)
         known = getattr(kind, "tz", None) is not None
-        counts_to_times(counts, unit_ns, plan.clock, known, cell["add_ns"] + cell["add_units"] * unit_ns, values, why)
+        counts_to_times(counts, unit_ns, plan.clock, known, cell["word"], cell["add_units"] * unit_ns, cell["add_ns"], values, why)
     elif form not in _WORDS and pa.types.is_floating(kind):
         doubles_to_units(np.asarray(array.cast(pa.float64()).fill_null(0.0)), plan.grids, places, form, values, why)
     elif form not in _WORDS and pa.types.is_decimal128(kind) and (mantissas := _mantissas(array)) is not None:
@@ -229,65 +234,66 @@ def _texts(array: Any) -> tuple[Column, Column]:
     return np.frombuffer(data if data is not None and data.size else b"\0", np.uint8).copy(), offsets
 
 
-def scan_parquet(file: TableFile, size: int) -> dict[str, Seen]:
-    """What the table calls its instruments -> what its first SCAN_ROWS rows show of their prices and quantities; `size` is for text files."""
+def scan_parquet(file: TableFile, size: int) -> dict[str, tuple[int, int]]:
+    """What the table calls its instruments -> decimals of prices, of quantities, in its first SCAN_ROWS rows; `size` is for text files."""
     import pyarrow as pa
 
     names = parquet_header(file)
+    table = file.table
     cells = bound(file, names, (), (), 0).cells
-    prices, quantities, symbols = (cells["column"][cells["form"] == form].tolist() for form in (PRICE, QTY, SYMBOL))
-    wide = {name: names.index(name) for name in wide_symbols(file.table, names)} if file.table.wide else {}
-    found: dict[str, np.ndarray[Any, Any]] = {}
+    prices, quantities, symbols = ([names[c] for c in cells["column"][cells["form"] == form]] for form in (PRICE, QTY, SYMBOL))
+    prices = wide_symbols(table, names) if table.wide else prices
+    found: dict[str, tuple[int, int]] = {}
     rows = 0
-    for batch in _record_batches(file, [names[c] for c in (*prices, *quantities, *symbols, *wide.values())], BATCH_LINES):
+    for batch in _record_batches(file, [*prices, *quantities, *symbols], BATCH_LINES):
         try:
-            columns = {c: _plain(batch.column(names[c])) for c in (*prices, *quantities, *symbols, *wide.values())}
-            for symbol, c in wide.items():
-                _tell(found, symbol, {c: columns[c]}, {})
-            if not wide:
-                _scan(columns, file.table.symbol, symbols, prices, quantities, found)
+            if table.wide:
+                for name in prices:
+                    _widen(found, name, _decimals([_plain(batch.column(name))]), 0)
+            else:
+                _scan(batch, table.symbol, symbols, [prices, quantities], found)
         except (pa.ArrowException, UnicodeDecodeError) as error:
             raise UnreadableError(f"{file.path.name} has a column that is none of a table: {_line(error)}") from error
         rows += batch.num_rows
         if rows >= SCAN_ROWS:
             break
-    return {name: seen(*tallies) for name, tallies in found.items()}
+    return found
 
 
-def _scan(
-    columns: dict[int, Any], symbol: str, symbols: list[int], prices: list[int], quantities: list[int], found: dict[str, np.ndarray[Any, Any]]
-) -> None:
-    """Tell the prices and quantities of each symbol in a batch, all of `symbol` where no column of `symbols` says."""
+def _scan(batch: Any, symbol: str, symbols: list[str], numbers: list[list[str]], found: dict[str, tuple[int, int]]) -> None:
+    """Widen `found` by the prices and quantities of each symbol in a batch, all of `symbol` where no column of `symbols` says."""
     import pyarrow.compute as pc
 
+    columns = [[_plain(batch.column(name)) for name in of] for of in numbers]
     if not symbols:
-        _tell(found, symbol, {c: columns[c] for c in prices}, {c: columns[c] for c in quantities})
+        _widen(found, symbol, *map(_decimals, columns))
         return
-    named = columns[symbols[0]]
+    named = _plain(batch.column(symbols[0]))
     for name in pc.unique(named).drop_null().to_pylist():
         mine = pc.equal(named, name)
-        _tell(found, str(name).strip(), *({c: columns[c].filter(mine) for c in of} for of in (prices, quantities)))
+        _widen(found, str(name).strip(), *(_decimals([column.filter(mine) for column in of]) for of in columns))
 
 
-def _tell(found: dict[str, np.ndarray[Any, Any]], name: str, prices: dict[int, Any], quantities: dict[int, Any]) -> None:
-    """Count each cell by the shortest text of its value; those of decimal and integer columns, which are exact, as if they were short."""
+def _widen(found: dict[str, tuple[int, int]], name: str, price: int, qty: int) -> None:
+    before = found.get(name, (0, 0))
+    found[name] = (min(max(before[0], price), DECIMALS_MAX), min(max(before[1], qty), DECIMALS_MAX))
+
+
+def _decimals(arrays: list[Any]) -> int:
+    """Significant decimals that every value of the columns needs, by the shortest text of each distinct one; noise as `meant_decimals` has it."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    tallies = found.setdefault(name, np.zeros(2, TALLY))
-    for which, of in enumerate((prices, quantities)):
-        for column, array in of.items():
-            exact = pa.types.is_decimal(array.type) or pa.types.is_integer(array.type)
-            counts = pc.value_counts(array.drop_null())
-            told = [_told(value, exact) for value in counts.field("values").to_pylist()]
-            decimals, digits = np.array(told, np.int64).reshape(-1, 2).T
-            tell_values(tallies, which, decimals.copy(), digits.copy(), np.array(counts.field("counts")), column)
-
-
-def _told(value: Any, exact: bool) -> tuple[int, int]:
-    """(decimals, digits) of a value, none of either where it is no number: that is counted when it is read."""
-    try:
-        _, digits, exponent = Decimal(str(value)).normalize().as_tuple()
-    except ArithmeticError:
-        return 0, 0
-    return max(0, -exponent) if isinstance(exponent, int) else 0, 0 if exact else len(digits)
+    most = 0
+    for array in arrays:
+        exact = pa.types.is_decimal(array.type)
+        for value in pc.unique(array).drop_null().to_pylist():
+            try:
+                number = Decimal(str(value)).normalize()
+            except ArithmeticError:
+                continue  # no number: counted when it is read
+            digits, exponent = number.as_tuple()[1:]
+            if not exact and len(digits) > DIGITS_KEPT and len((meant := _KEPT.create_decimal(number).normalize()).as_tuple().digits) <= DIGITS_MEANT:
+                exponent = meant.as_tuple().exponent
+            most = max(most, -exponent) if isinstance(exponent, int) else most
+    return most
