@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import msgspec
 import numpy as np
@@ -49,7 +49,7 @@ WORKERS = {
     "staged": (("features", FEATURES), ("signals", SIGNALS), ("risk", RISK), ("orders", ORDERS)),
 }
 ROW_SLOTS = 1 << 14
-START = "spawn"  # how a worker is: a fork of ours would share the journal's thread and its locks
+START: Literal["spawn", "forkserver"] = "spawn"  # how a worker is: a fork of ours would share the journal's thread and its locks
 START_S = 600.0  # a worker that compiles another machine's code for the first time takes minutes, not more
 STOP_S = 5.0  # a loop comes back every 20 ms; what has not ended then hangs
 

@@ -2,8 +2,9 @@
 
 A feed yields the records of its source in source order, with everything but what INGEST assigns (`seq`, `ts_seq_ns`). `origin` is
 the record's line (or record) index within the source, counted through all its files. EVENT_END stands on the last record of
-every venue message, and a chunk never ends in the middle of one. Bad input never raises here: it is counted under a reason
-code, with the first offender kept in words.
+every venue message; one that its source never ends, as a DBN event whose file is cut off, has none, and its book is valid with
+the end of the next. A chunk ends in the middle of a message only where that is longer than memory may be. Bad input never raises
+here: it is counted under a reason code, with the first offender kept in words.
 """
 
 from __future__ import annotations
