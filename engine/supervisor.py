@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import msgspec
 import numpy as np
@@ -49,7 +49,7 @@ WORKERS = {
     "staged": (("features", FEATURES), ("signals", SIGNALS), ("risk", RISK), ("orders", ORDERS)),
 }
 ROW_SLOTS = 1 << 14
-START: Literal["spawn", "forkserver"] = "spawn"  # how a worker is: a fork of ours would share the journal's thread and its locks
+CONTEXT = multiprocessing.get_context("spawn")  # a fork of ours would share the journal's thread and its locks
 START_S = 600.0  # a worker that compiles another machine's code for the first time takes minutes, not more
 STOP_S = 5.0  # a loop comes back every 20 ms; what has not ended then hangs
 
@@ -95,9 +95,8 @@ class Crew:
         self._ends.enter_context(pinned(self._core(0)))
         self._folder = self._ends.enter_context(scratch_folder("run"))
         (self._folder / CONFIG).write_text(dump(self._config))
-        context = multiprocessing.get_context(START)
         for place, (name, stage) in enumerate(self.roles):
-            process = context.Process(target=work, args=(self._assignment(name, stage, place),), name=name, daemon=True)
+            process = CONTEXT.Process(target=work, args=(self._assignment(name, stage, place),), name=name, daemon=True)
             process.start()
             self.workers[name] = process
         self._await_all()

@@ -22,5 +22,5 @@ def workers_are_forked(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         return
     multiprocessing.set_forkserver_preload(["tests.loaded"])
-    with mock.patch.object(supervisor, "START", "forkserver"):
+    with mock.patch.object(supervisor, "CONTEXT", multiprocessing.get_context("forkserver")):
         yield

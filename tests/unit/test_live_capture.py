@@ -33,7 +33,7 @@ from handlers.ingest.venues.own_lines import OwnLine, write
 from tests.live_venues import BTC, INFO
 from tests.venue_server import Answer, VenueServer
 from transport.errors import StorageError
-from transport.records import GAP, joined
+from transport.records import GAP, joined as joined_rows
 
 T_MS = 1_723_161_256_000
 ID_MAX = 2**63 - 1
@@ -76,7 +76,7 @@ class Both:
     @staticmethod
     def _rows(feed: Any) -> np.ndarray[Any, Any]:
         feed.bind({i.name: n for n, i in enumerate(feed.instruments)}, 16)
-        return joined(*feed.chunks(1000))
+        return joined_rows(*feed.chunks(1000))
 
     def gaps(self) -> list[tuple[int, int]]:
         found = self.rows[self.rows["kind"] == GAP]
