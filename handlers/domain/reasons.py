@@ -54,6 +54,7 @@ CONNECTION_LOST = 144
 BEFORE_STREAM = 145
 HISTORY_OVERLAP = 146
 HISTORY_HOLE = 147
+LEVEL_OUT_OF_BOUNDS = 148
 
 # --- 200-299: risk --------------------------------------------------------------------------------------------------------
 POSITION_LIMIT = 201
@@ -136,6 +137,7 @@ DOC: dict[int, str] = {
     BEFORE_STREAM: "last trade before the stream began, sent at its start: no trade of now",
     HISTORY_OVERLAP: "trade that the history before the live feed has already",
     HISTORY_HOLE: "trades are missing between the history and the live feed",
+    LEVEL_OUT_OF_BOUNDS: "level of a book beyond what the line holds: left out at the far end, or its quantity cut",
     POSITION_LIMIT: "position in the instrument could pass its limit",
     TOTAL_POSITION_LIMIT: "quantity held over all instruments could pass its limit",
     NOTIONAL_LIMIT: "notional of the instrument could pass its limit",
