@@ -370,12 +370,13 @@ def take_lots(m, t, i, lots):
     had = t.qty_lots[i]
     if had <= 0:
         m.unknown_orders += 1
-    elif lots < had:
-        shift_level(m, t.side[i], t.price_ticks[i], -lots, 0)
-        t.qty_lots[i] = had - lots
-    else:
-        shift_level(m, t.side[i], t.price_ticks[i], -had, -1)
+        return
+    gone = min(lots, had)
+    shift_level(m, t.side[i], t.price_ticks[i], -gone, -1 if gone == had else 0)
+    if gone == had:
         remove_order(t, i)
+    else:
+        t.qty_lots[i] = had - gone
 
 
 @kernel
