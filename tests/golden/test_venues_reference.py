@@ -12,14 +12,15 @@ import pytest
 
 from engine.feeds import open_feeds
 from engine.importing import merged
+from engine.run_folder import open_run
 from handlers.domain import reasons
 from handlers.ingest.feed import Feed
 from handlers.ingest.formats import open_feed
 from handlers.ingest.venues.signed import SignedRule
 from tests.golden.decoded import reference
 from tests.golden.folding import Books, fold
-from tests.runs import joined
-from transport.records import BAR, BOOK_DELTA, BOOK_SNAPSHOT, GAP, QUOTE, TRADE, copied
+from tests.runs import config_file, joined, log_rows, replayed
+from transport.records import BAR, BOOK_DELTA, BOOK_SNAPSHOT, EVENT_END, GAP, QUOTE, TRADE, copied
 
 VENUES = {
     "OKX": "OKX.ws.1.0",
@@ -88,6 +89,17 @@ def test_books_of_the_line_lack_nothing_but_levels_that_stand_too_far(
         assert (m["valid"], m["levels"].tolist()) == (1, levels.tolist()), instrument.symbol
         bid, _, ask, _ = books.tops[place]
         assert [instrument.price(bid), instrument.price(ask)] == [Decimal(book["best_bid"][0]), Decimal(book["best_ask"][0])]
+
+
+def test_the_line_has_features_of_a_book_whose_snapshot_ends_with_a_level_too_far(data_dir: Path, tmp_path: Path) -> None:
+    config = config_file(tmp_path, "[line]\nlog_features = true\ntimer_interval_ms = 0\n")
+    summary = replayed(tmp_path / "run", spec(data_dir, VENUES["COINBASE"]), config=config)
+    assert "OUT_OF_RANGE" not in summary["ingest"]
+    place = [i.symbol for i in open_run(tmp_path / "run").instruments].index("CRV-EUR")
+    rows, features = (log_rows(tmp_path / "run", log) for log in ("input", "features"))
+    book = (rows["instrument_id"] == place) & ((rows["kind"] == BOOK_SNAPSHOT) | (rows["kind"] == BOOK_DELTA)) & (rows["flags"] & EVENT_END != 0)
+    assert np.count_nonzero(book) > 100
+    assert np.isin(rows["seq"][book], features["seq"][features["instrument_id"] == place]).all()
 
 
 def test_trades_are_the_references(venue: Venue) -> None:
