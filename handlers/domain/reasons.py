@@ -90,6 +90,11 @@ FOK_UNFILLED = 306
 LATE_FILL = 308
 OVERFILL = 309
 
+# --- 400-499: features ----------------------------------------------------------------------------------------------------
+BAR_LATE = 401
+BAR_OF_OTHER_CLOCK = 402
+BAR_REPEATED = 403
+
 DOC: dict[int, str] = {
     NO_REASON: "no reason",
     BROKEN_LINE: "line is not `<receive ns> <JSON>`, or a quote of a table's line is left open",
@@ -168,5 +173,8 @@ DOC: dict[int, str] = {
     FOK_UNFILLED: "fill-or-kill order that could not be filled whole",
     LATE_FILL: "fill after the order had ended; its lots count",
     OVERFILL: "fill of more lots than the order has left",
+    BAR_LATE: "bar of a time at which the universe was scored already: no score takes it",
+    BAR_OF_OTHER_CLOCK: "feed's bar that is none of [bars]: no indicator, no score takes it",
+    BAR_REPEATED: "bar that does not open after the last: no indicator, no score takes it",
 }
 NAME: dict[int, str] = {code: name for name, code in list(globals().items()) if name.isupper() and isinstance(code, int)}

@@ -63,25 +63,23 @@ def hold_level(r: Any) -> Any:
 
 
 @kernel
-def break_book(rows: Any, at: Any) -> None:
-    """Make row `at` a GAP, and what follows in its snapshot deltas, up to the event's end."""
-    r = rows[at]
-    whole = r.kind == BOOK_SNAPSHOT
+def break_book(r: Any) -> None:
+    """Make record `r` a GAP of its book."""
     r.kind, r.side, r.action, r.flags = GAP, 0, 0, r.flags & ~EVENT_FIRST
     for word in range(HEADER_BYTES // 8, _VENUE_SEQ_WORD):
         set_slot_word(r, word, 0)
     r.expected_seq = r.got_seq = r.venue_seq
     r.lost = -1
     r.reason = reasons.OUT_OF_RANGE
-    i = at
-    while whole and i < len(rows):
-        later = rows[i]
-        if later.instrument_id == r.instrument_id:
-            if later.kind == BOOK_SNAPSHOT:
-                later.kind = BOOK_DELTA
-            if later.flags & EVENT_END:
-                return
-        i += 1
+
+
+@kernel
+def follow_snapshot(r: Any, lost: Any) -> None:
+    """A row of a snapshot that was broken before it is a delta: the snapshot's end makes no book valid."""
+    if r.flags & EVENT_FIRST:
+        lost[r.instrument_id] = 0
+    elif lost[r.instrument_id]:
+        r.kind = BOOK_DELTA
 
 
 @kernel
@@ -97,12 +95,17 @@ def end_before(rows: Any, at: Any) -> None:
                 return
 
 
-@kernel(types.UniTuple(I64, 4)(ROWS_T), deferred=True)
-def hold_to_bounds(rows: Any) -> Any:
-    """Change whole events of a feed to what the line can hold; returns (levels out of bounds, row of the first, books broken, row of the first)."""
+@kernel(types.UniTuple(I64, 4)(ROWS_T, types.uint8[::1]), deferred=True)
+def hold_to_bounds(rows: Any, lost: Any) -> Any:
+    """Change rows of a feed to what the line can hold; returns (levels out of bounds, row of the first, books broken, row of the first).
+
+    `lost` of an instrument, by id, is 1 while its snapshot, which may go on in later rows, is broken; of those it knows.
+    """
     levels, first_level, broken, first_broken = 0, -1, 0, -1
     for i in range(len(rows)):
         r = rows[i]
+        if r.kind == BOOK_SNAPSHOT and r.instrument_id < len(lost):
+            follow_snapshot(r, lost)
         if r.kind == BOOK_DELTA or r.kind == BOOK_SNAPSHOT:
             reason = hold_level(r) if beyond(r) else 0
             if reason == reasons.LEVEL_OUT_OF_BOUNDS:
@@ -111,7 +114,9 @@ def hold_to_bounds(rows: Any) -> Any:
             elif reason:
                 first_broken = i if broken == 0 else first_broken
                 broken += 1
-                break_book(rows, i)
+                if r.kind == BOOK_SNAPSHOT and r.instrument_id < len(lost):
+                    lost[r.instrument_id] = 1
+                break_book(r)
         elif r.kind <= BAR and r.flags & EVENT_END and refusal(r, NO_INSTRUMENT):
             end_before(rows, i)
     return levels, first_level, broken, first_broken

@@ -280,3 +280,44 @@ def test_capture_of_a_venue_nobody_knows_and_of_two_venues_are_refused_in_words(
     capture(tmp_path, [BITMEX_BOOK], "two")
     with pytest.raises(NotAFeedError, match="different venues"):
         open_feed(f"{tmp_path / 'one'},{tmp_path / 'two'}")
+
+
+CRYPTOFEED = b'1628812800.5: {"type":"subscriptions"}\n'
+
+
+def test_a_capture_written_in_two_ways_is_refused_in_words_whichever_file_comes_first(tmp_path: Path) -> None:
+    capture(tmp_path, [coinbase_book("A-USD")], "one")
+    (tmp_path / "two").write_bytes(CRYPTOFEED + b'1628812801.5: {"type":"ticker","product_id":"A-USD"}\n')
+    for names in (("one", "two"), ("two", "one")):
+        with pytest.raises(NotAFeedError, match=r"written in different ways: .*one line 1 \(<receive ns> <JSON>\)|two line 1 \(cryptofeed's"):
+            open_feed(",".join(str(tmp_path / name) for name in names))
+    both = tmp_path / "both"
+    both.write_bytes((tmp_path / "one").read_bytes() + CRYPTOFEED)
+    with pytest.raises(NotAFeedError, match=r"both line 1 \(<receive ns> <JSON>\), both line 2 \(cryptofeed's"):
+        open_feed(str(both))
+
+
+def test_a_capture_of_two_venues_in_one_file_is_refused_with_their_lines(tmp_path: Path) -> None:
+    with pytest.raises(NotAFeedError, match=r"different venues: one line 1 \(coinbase\), one line 2 \(bitmex\); part them"):
+        capture(tmp_path, [coinbase_book("A-USD"), BITMEX_BOOK], "one")
+
+
+def test_lines_of_another_venue_or_way_behind_the_head_are_counted_and_make_no_records(tmp_path: Path) -> None:
+    """As where two recorders were set to one file later on: what is not the capture's is told, and never taken for it."""
+    capture(tmp_path, [coinbase_book("A-USD")] * 300, "one")
+    alone = rows_of(open_feed(str(tmp_path / "one")))
+    content = (tmp_path / "one").read_bytes()
+    capture(tmp_path, [BITMEX_BOOK], "two")
+    other = (tmp_path / "two").read_bytes()
+    (tmp_path / "one").write_bytes(content + other + CRYPTOFEED)
+    feed = open_feed(str(tmp_path / "one"))
+    books = rows_of(feed)
+    assert books[books["kind"] != GAP]["price_ticks"].tolist() == alone["price_ticks"].tolist()
+    assert {reasons.NAME[reason]: n for reason, n in feed.counters.items()} == {"MISSING_FIELD": 1, "BROKEN_LINE": 1}
+
+
+def test_messages_of_one_venue_with_and_without_their_envelope_are_one_capture(tmp_path: Path) -> None:
+    body = {"e": "trade", "E": 1, "T": 1_723_161_256_000, "s": "BTCUSDT", "t": 7, "p": "100.1", "q": "0.5", "X": "MARKET", "m": False}
+    capture(tmp_path, [body, {"stream": "btcusdt@trade", "data": body | {"t": 8}}, body | {"t": 9}], "one")
+    rows = rows_of(open_feed(str(tmp_path / "one")))
+    assert rows["venue_seq"].tolist() == [7, 8, 9]
