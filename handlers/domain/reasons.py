@@ -54,7 +54,8 @@ CONNECTION_LOST = 144
 BEFORE_STREAM = 145
 HISTORY_OVERLAP = 146
 HISTORY_HOLE = 147
-LEVEL_OUT_OF_BOUNDS = 148
+HISTORY_UNTOLD = 148
+LEVEL_OUT_OF_BOUNDS = 149
 
 # --- 200-299: risk --------------------------------------------------------------------------------------------------------
 POSITION_LIMIT = 201
@@ -142,6 +143,7 @@ DOC: dict[int, str] = {
     BEFORE_STREAM: "last trade before the stream began, sent at its start: no trade of now",
     HISTORY_OVERLAP: "trade that the history before the live feed has already",
     HISTORY_HOLE: "trades are missing between the history and the live feed",
+    HISTORY_UNTOLD: "trade that waited for the past before it, which was not told in time",
     LEVEL_OUT_OF_BOUNDS: "level of a book beyond what the line holds: left out at the far end, or its quantity cut",
     POSITION_LIMIT: "position in the instrument could pass its limit",
     TOTAL_POSITION_LIMIT: "quantity held over all instruments could pass its limit",
