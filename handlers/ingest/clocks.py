@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 
-from transport.compiled import kernel
+from transport.compiled import kernel, types
 
 SECOND_NS = 10**9
 BACK_NS = 60 * SECOND_NS  # lines of a file are out of order by less; a clock is set back by half an hour at least
@@ -80,7 +80,7 @@ def read_clock(local: Any, starts: Any, offsets: Any, last: Any, which: Any) -> 
     return when
 
 
-@kernel
+@kernel(types.void(*[types.int64[::1]] * 5), deferred=True)
 def read_clocks(local: Any, starts: Any, offsets: Any, last: Any, times: Any) -> None:
     """UTC ns of every reading, in the order of a file, into `times`; `last` has one place."""
     for i in range(len(local)):

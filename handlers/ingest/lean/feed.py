@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handlers.domain.reasons import DOC, TRUNCATED, UNKNOWN_SYMBOL, UNREADABLE
-from handlers.ingest.clocks import zone_table
+from handlers.ingest.clocks import read_clocks, zone_table
 from handlers.ingest.errors import FeedError, NotAFeedError, TruncatedError
 from handlers.ingest.feed import Feed, Rows, choose_instruments, split_at_events
 from handlers.ingest.jumps import NO_TIME
@@ -45,7 +45,7 @@ class LeanFeed(Feed):
 
     def __init__(self, name: str, paths: Sequence[Path], instruments: Sequence[Instrument], crossed: str = KEEP) -> None:
         """`crossed` is what to do with a quote tick whose bid is above its ask: KEEP, DROP, or DROP_LOCKED at it as well."""
-        load(scan_lines)
+        load(scan_lines, read_clocks)
         self.paths = list(paths)
         self.files = [describe_file(path) for path in self.paths]
         for file in self.files:
