@@ -21,7 +21,9 @@ from handlers.ingest.jumps import JUMPED, NO_TIME
 from handlers.ingest.venues.own_lines import MARK, opened
 from handlers.ingest.venues.line_kernels import find_bodies, read_times
 from handlers.ingest.venues.protocol import Batch, Line, Refused
+from transport.words import WORD_BYTES
 
+_SPARE = bytes(2 * WORD_BYTES)
 _SECONDS = re.compile(rb"(\d{1,12})(?:\.(\d{1,9}))?")
 
 
@@ -99,11 +101,11 @@ class Cryptofeed(Form):
 
 
 def _joined(lines: Sequence[bytes]) -> Batch:
-    """Lines in one buffer; of whole lines, where a Batch has bodies."""
+    """Lines in one buffer, with a word behind them for who reads by words; of whole lines, where a Batch has bodies."""
     ends = np.cumsum(np.fromiter(map(len, lines), np.int64, len(lines)) + 1) - 1
     begins = np.zeros(len(lines), np.int64)
     begins[1:] = ends[:-1] + 1
-    return Batch(np.frombuffer(bytearray(b"\n".join(lines)), np.uint8), begins, ends)
+    return Batch(np.frombuffer(bytearray(b"\n").join([*lines, _SPARE]), np.uint8), begins, ends)
 
 
 def _timeless(stamp: bytes, recv: int, readable: bool) -> Refused:
