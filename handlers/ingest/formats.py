@@ -75,7 +75,7 @@ def _whose(paths: Sequence[Path]) -> tuple[Form, Protocol]:
     found: dict[type[Protocol], Path] = {}
     form: Form | None = None
     for path in paths:
-        lines = read_head(path, HEAD_LINES_BYTES).split(b"\n")[:HEAD_LINES]
+        lines = read_head(path, HEAD_LINES_BYTES, HEAD_LINES).split(b"\n")[:HEAD_LINES]
         form = form_of(lines[:3]) or form
         assert form is not None, "detect_format has found it"
         protocol = _protocol_of(lines, form)

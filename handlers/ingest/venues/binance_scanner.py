@@ -29,7 +29,7 @@ class BinanceScanner(Scanner):
         self._guesses = np.zeros(GUESSES, np.int64)
 
     def scan(self, batch: Batch, times: NDArray[np.int64], first: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        messages, spans = np.zeros(len(times), MESSAGE), np.zeros((len(times), SPANS), np.int64)
+        messages, spans = np.empty(len(times), MESSAGE), np.empty((len(times), SPANS), np.int64)  # of a line that is left only `kind` is written
         scan_messages(
             batch.text, batch.begins, batch.ends, times, *self._scratch, messages, spans, self._names, self._cuts, self._guesses, self._futures, first,
             YEAR_2000_NS // MS, YEAR_2100_NS // MS,

@@ -38,6 +38,10 @@ class Form(ABC):
         """The lines in one buffer, with where their bodies stand; None in a form that no scanner reads."""
         return None
 
+    def read(self, lines: Sequence[bytes]) -> tuple[NDArray[np.int64], Batch | None]:
+        """`times` and `batch` of the lines."""
+        return self.times(lines), self.batch(lines)
+
     merged = False  # files of one source were written side by side, each by its connection: to be merged by time
 
     @abstractmethod
@@ -53,16 +57,17 @@ class Nanoseconds(Form):
     """`<receive ns> <JSON>`."""
 
     def times(self, lines: Sequence[bytes]) -> NDArray[np.int64]:
-        text, begins, ends = _joined(lines)
-        found = np.empty(len(lines), np.int64)
-        read_times(text, begins, ends, found, YEAR_2000_NS, YEAR_2100_NS)
-        return found
+        return self.read(lines)[0]
 
     def batch(self, lines: Sequence[bytes]) -> Batch:
+        return self.read(lines)[1]
+
+    def read(self, lines: Sequence[bytes]) -> tuple[NDArray[np.int64], Batch]:
         text, begins, ends = _joined(lines)
-        bodies = np.empty(len(lines), np.int64)
+        found, bodies = np.empty(len(lines), np.int64), np.empty(len(lines), np.int64)
+        read_times(text, begins, ends, found, YEAR_2000_NS, YEAR_2100_NS)
         find_bodies(text, begins, ends, bodies)
-        return Batch(text, bodies, ends)
+        return found, Batch(text, bodies, ends)
 
     def time(self, line: bytes) -> int:
         stamp = line.partition(b" ")[0]

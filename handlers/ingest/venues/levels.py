@@ -369,9 +369,9 @@ def text_spans(texts: Sequence[Any], begin: int) -> NDArray[np.int64]:
     return np.stack((ends - lengths, ends), axis=1).reshape(-1, 2 * TEXTS)
 
 
-def rows_bound(text: bytes, messages: int) -> int:
+def rows_bound(text: bytes | NDArray[np.uint8], messages: int) -> int:
     """How many rows `write_rows` can need: one a level, which is an array, and one a message."""
-    return text.count(b"[") + messages
+    return int(np.count_nonzero(np.frombuffer(text, np.uint8) == _OPEN)) + messages
 
 
 def grid_table(ids: NDArray[np.uint32], source_id: int, steps: list[tuple[Decimal, Decimal]]) -> NDArray[Any]:

@@ -142,6 +142,10 @@ class BookRule(ABC):
     def judge(self, m: np.void, rows: Rows) -> int:
         """A message while following: APPLY, STALE, REPEATED or BREAK; HOLD while waiting."""
 
+    def run(self, messages: NDArray[Any]) -> int:
+        """How many of the first of `messages`, each whole and of its instrument, it applied at once; 0 leaves them to `judge`."""
+        return 0
+
     def link(self, m: np.void) -> int:
         """The number in message `m` that says what it follows; 0 where the venue has none."""
         return 0
