@@ -17,7 +17,7 @@ from transport.words import WORD_BYTES, digits_in, first_bytes, load_word, numbe
 
 _SAFE = (2**63 - 10) // 10  # ten times this and a digit still fit
 _DOT, _PLUS, _MINUS, _ZERO, _E, _SMALL_E, _QUOTE = (ord(c) for c in '.+-0Ee"')
-_NEVER = 0  # a stop byte that no number has: the text ends at its end
+_NEVER = np.int64(0)  # a stop byte that no number has: the text ends at its end
 _ZEROS = np.uint64(0x3030303030303030)
 _PLAIN_BYTES = 3 * WORD_BYTES  # two words of digits, the dot and the quote
 _POWERS = 10 ** np.arange(WORD_BYTES + 1)

@@ -57,6 +57,8 @@ GRID = np.dtype(
 TEXTS = 4  # per message
 SPANS = 2 * TEXTS  # where each begins and ends
 _QUOTE, _OPEN, _CLOSE, _COMMA, _BLANK, _MINUS, _ZERO = (ord(c) for c in '"[], -0')
+# Arguments of kernels as numbers of numpy's: for each of Python's that is written into a call numba compiles the callee anew.
+_PRICE_OFF, _QTY_OFF, _BID, _ASK, _NO_SIDE, _NO_ROW, _CLOSING = (np.int64(n) for n in (PRICE_OFF_GRID, QTY_OFF_GRID, BID, ASK, 0, 0, _QUOTE))
 
 
 class Work(NamedTuple):
@@ -89,7 +91,7 @@ def read_decimal(text: Any, at: Any, end: Any, decimals: Any, step: Any, off_gri
     if at < end and text[at] == _MINUS:
         return 0, at, NOT_POSITIVE
     if quoted:
-        value, at, why = read_digits(text, at, end, _QUOTE, decimals, step, off_grid)
+        value, at, why = read_digits(text, at, end, _CLOSING, decimals, step, off_grid)
         if at >= end:
             return 0, at, NOT_A_NUMBER
         return value, at if why else at + 1, why
@@ -118,11 +120,11 @@ def read_plain_pair(text: Any, at: Any, end: Any, grid: Any) -> Any:
 def read_pair(text: Any, at: Any, end: Any, grid: Any) -> Any:
     """(price in ticks, quantity in lots, place behind them, reason or 0) of two numbers."""
     at = skip_blank(text, at, end)
-    price, at, why = read_decimal(text, at, end, grid.price_decimals, grid.price_step, PRICE_OFF_GRID)
+    price, at, why = read_decimal(text, at, end, grid.price_decimals, grid.price_step, _PRICE_OFF)
     if why:
         return 0, 0, at, why
     at = skip_blank(text, at, end)
-    qty, at, why = read_decimal(text, at, end, grid.qty_decimals, grid.qty_step, QTY_OFF_GRID)
+    qty, at, why = read_decimal(text, at, end, grid.qty_decimals, grid.qty_step, _QTY_OFF)
     return price, qty, at, why
 
 
@@ -198,14 +200,13 @@ def write_levels(text: Any, at: Any, end: Any, m: Any, grid: Any, side: Any, row
 def write_depth(text: Any, spans: Any, i: Any, m: Any, grid: Any, rows: Any, row: Any) -> Any:
     """Bids, then asks; a message without levels sets bid 0 to 0 lots, which no book holds, so that its sequence still shows."""
     start = row
-    row, why = write_levels(text, spans[SPANS * i + 0], spans[SPANS * i + 1], m, grid, BID, rows, row)
-    if why:
-        return row, why
-    row, why = write_levels(text, spans[SPANS * i + 4], spans[SPANS * i + 5], m, grid, ASK, rows, row)
-    if why:
-        return row, why
+    for k in range(2):
+        at = SPANS * i + 4 * k
+        row, why = write_levels(text, spans[at], spans[at + 1], m, grid, _ASK if k else _BID, rows, row)
+        if why:
+            return row, why
     if row == start:
-        stamp(rows[row], m, grid, BID)
+        stamp(rows[row], m, grid, _BID)
         rows[row].prev_seq = m.prev_seq
         rows[row].first_seq = m.first_seq
         row += 1
@@ -216,15 +217,14 @@ def write_depth(text: Any, spans: Any, i: Any, m: Any, grid: Any, rows: Any, row
 
 
 @kernel
-def read_two(text: Any, spans: Any, i: Any, k: Any, grid: Any) -> Any:
-    """(price in ticks, quantity in lots, reason or 0) of texts `k` and `k` + 1 of message `i`."""
-    k = SPANS * i + 2 * k
+def read_two(text: Any, spans: Any, k: Any, grid: Any) -> Any:
+    """(price in ticks, quantity in lots, reason or 0) of the text whose span is at `k`, and the one behind it."""
     begin, end = spans[k], spans[k + 1]
-    price, at, why = read_decimal(text, begin, end, grid.price_decimals, grid.price_step, PRICE_OFF_GRID)
+    price, at, why = read_decimal(text, begin, end, grid.price_decimals, grid.price_step, _PRICE_OFF)
     if why or at != end:
         return 0, 0, why if why else NOT_A_NUMBER
     begin, end = spans[k + 2], spans[k + 3]
-    qty, at, why = read_decimal(text, begin, end, grid.qty_decimals, grid.qty_step, QTY_OFF_GRID)
+    qty, at, why = read_decimal(text, begin, end, grid.qty_decimals, grid.qty_step, _QTY_OFF)
     if why or at != end:
         return 0, 0, why if why else NOT_A_NUMBER
     return price, qty, 0
@@ -234,11 +234,11 @@ def read_two(text: Any, spans: Any, i: Any, k: Any, grid: Any) -> Any:
 def write_print(text: Any, spans: Any, i: Any, m: Any, grid: Any, rows: Any, row: Any) -> Any:
     """A trade or a quote: one row."""
     r = rows[row]
-    price, qty, why = read_two(text, spans, i, 0, grid)
+    price, qty, why = read_two(text, spans, SPANS * i, grid)
     if why:
         return row, why
     if m.kind == QUOTE:
-        ask, ask_lots, why = read_two(text, spans, i, 2, grid)
+        ask, ask_lots, why = read_two(text, spans, SPANS * i + 4, grid)
         if why:
             return row, why
         r.ask_ticks = ask
@@ -261,7 +261,7 @@ def write_bar(text: Any, spans: Any, i: Any, m: Any, grid: Any, rows: Any, row: 
         return row, NOT_A_NUMBER
     at += 1
     for n in range(4):
-        price, at, why = read_decimal(text, skip_blank(text, at, end), end, grid.price_decimals, grid.price_step, PRICE_OFF_GRID)
+        price, at, why = read_decimal(text, skip_blank(text, at, end), end, grid.price_decimals, grid.price_step, _PRICE_OFF)
         if why:
             return row, why
         if n == 0:
@@ -272,16 +272,16 @@ def write_bar(text: Any, spans: Any, i: Any, m: Any, grid: Any, rows: Any, row: 
             r.low_ticks = price
         else:
             r.close_ticks = price
-    volume, at, why = read_decimal(text, spans[SPANS * i + 2], spans[SPANS * i + 3], grid.qty_decimals, grid.qty_step, QTY_OFF_GRID)
+    volume, at, why = read_decimal(text, spans[SPANS * i + 2], spans[SPANS * i + 3], grid.qty_decimals, grid.qty_step, _QTY_OFF)
     if why:
         return row, why
     if spans[SPANS * i + 5] > spans[SPANS * i + 4]:
         decimals, step = grid.price_decimals + grid.qty_decimals, grid.price_step * grid.qty_step
-        notional, at, why = read_decimal(text, spans[SPANS * i + 4], spans[SPANS * i + 5], decimals, step, QTY_OFF_GRID)
+        notional, at, why = read_decimal(text, spans[SPANS * i + 4], spans[SPANS * i + 5], decimals, step, _QTY_OFF)
         if why:
             return row, why
         r.notional_ticks_lots = notional
-    stamp(r, m, grid, 0)
+    stamp(r, m, grid, _NO_SIDE)
     r.action = 0
     r.origin = 0  # a bar has no room for it
     r.volume_lots = volume
@@ -296,7 +296,7 @@ def write_bar(text: Any, spans: Any, i: Any, m: Any, grid: Any, rows: Any, row: 
 def write_status(m: Any, grid: Any, rows: Any, row: Any) -> Any:
     """A trading status: one row, no text."""
     r = rows[row]
-    stamp(r, m, grid, 0)
+    stamp(r, m, grid, _NO_SIDE)
     r.action = m.side
     r.status = m.first_seq
     r.flags = EVENT_END
@@ -307,7 +307,7 @@ def write_status(m: Any, grid: Any, rows: Any, row: Any) -> Any:
 def write_life(m: Any, grids: Any, rows: Any, row: Any) -> Any:
     """A step of the connection: one row, no text; of no instrument where place is -1."""
     r = rows[row]
-    stamp(r, m, grids[max(m.place, 0)], 0)
+    stamp(r, m, grids[max(m.place, 0)], _NO_SIDE)
     if m.place < 0:
         r.instrument_id = NO_INSTRUMENT
     r.venue_seq = 0
@@ -339,7 +339,7 @@ def write_rows(text: Any, spans: Any, messages: Any, grids: Any, rows: Any) -> A
     slot for every level and one more for every message. What a refused message had written stays behind as a hole between the spans of its neighbours.
     """
     w = borrow(Work(text, spans, messages, grids, rows))
-    row = 0
+    row = _NO_ROW
     for i in range(len(w.messages)):
         m = w.messages[i]
         m.start = row

@@ -207,6 +207,9 @@ def _numbers(event: Parsed) -> tuple[list[str], list[str]]:
 def _decimals(text: str) -> int:
     """Significant decimals: 61602.02000000 has 2, 1.1e-7 has 8; at most 18, what 64 bits can count."""
     mantissa, _, exponent = text.lower().partition("e")
+    places = len(mantissa.partition(".")[2].rstrip("0"))
+    if not exponent:
+        return min(places, 18)
     digits = exponent[1:] if exponent[:1] in ("+", "-") else exponent
     shift = int(exponent) if digits.isascii() and digits.isdigit() and len(exponent) <= 3 else 0
-    return min(max(len(mantissa.partition(".")[2].rstrip("0")) - shift, 0), 18)
+    return min(max(places - shift, 0), 18)
