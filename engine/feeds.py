@@ -77,7 +77,7 @@ class OpenFeed:
 
     def _chunks(self, rows_max: int) -> Iterator[Rows]:
         if self.decoder is not None:
-            yield from self.decoder.chunks(rows_max)
+            yield from self.decoder.windows(rows_max)
         elif self.tape is not None:
             for start in range(0, len(self.tape.slots), rows_max):
                 yield self._renumbered(copied(self.tape.slots[start : start + rows_max]))

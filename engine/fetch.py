@@ -152,7 +152,10 @@ class Source:
     def _checksum(self) -> str:
         """The SHA-256 that the archive states."""
         def read(response: Any) -> bytes:
-            return bytes(response.read(CHECKSUM_BYTES_MAX))
+            text = bytes(response.read(CHECKSUM_BYTES_MAX))
+            if response.length and len(text) < CHECKSUM_BYTES_MAX:
+                raise http.client.IncompleteRead(text, response.length)
+            return text
 
         text = self._tried(lambda: self._opened(f"{self.url}.CHECKSUM", {}, read)).decode(errors="replace")
         words = text.split()
@@ -172,7 +175,7 @@ class Source:
     def _append(self, response: Any, part: Path, have: int) -> None:
         """Write what comes behind `have` bytes, or from the beginning where the server sends it all."""
         if response.status == 206:
-            found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+            found = re.fullmatch(r"bytes ([0-9]{1,18})-[0-9]+/([0-9]{1,18})", response.headers.get("Content-Range", ""))
             if not found or int(found[1]) != have:
                 raise FetchError(f"{self.url}: asked for bytes from {have} on, got {response.headers.get('Content-Range')!r}")
             total: int | None = int(found[2])
@@ -212,6 +215,8 @@ class Source:
                 why = f"{error.code} {error.reason}"
             except _CUT as error:
                 wait, why = _back_off(failed), str(getattr(error, "reason", error)) or type(error).__name__
+            except ValueError as error:  # the server sends us to an address that is none
+                raise FetchError(f"{self.url}: {error}") from error
             failed = 0 if came() > most else failed + 1
             most = max(most, came())
             if failed >= ATTEMPTS_MAX:
@@ -253,7 +258,7 @@ def _seconds(asked: str | None) -> float:
         return float(asked)
     try:
         return max(0.0, (parsedate_to_datetime(asked) - datetime.now(UTC)).total_seconds())
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, IndexError):
         return 0.0
 
 

@@ -361,6 +361,8 @@ def troubles(line: Line) -> dict[str, int]:
     found = {
         "BOOK_LEVELS_DROPPED": line.markets["dropped"].sum(), "BOOK_ORDERS_DROPPED": line.books["dropped"].sum(),
         "BOOK_ORDERS_UNKNOWN": line.markets["unknown_orders"].sum(), "FILLS_MISSED": paper["crowded"],
-        "BAR_TRADES_LATE": line.features.cut.open["late"].sum(), "REPORTS_INVALID": orders["invalid"], "FILLS_LATE": orders["late"], "REPEATED": orders["duplicate"],
+        "BAR_TRADES_LATE": line.features.cut.open["late"].sum(), "BAR_LATE": line.features.universe.clock["late"].sum(),
+        "BAR_OF_OTHER_CLOCK": line.features.indicators.shape["others"].sum(), "BAR_REPEATED": line.features.indicators.shape["again"].sum(),
+        "REPORTS_INVALID": orders["invalid"], "FILLS_LATE": orders["late"], "REPEATED": orders["duplicate"],
     }  # fmt: skip
     return {name: int(n) for name, n in found.items() if n}

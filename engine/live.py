@@ -162,11 +162,11 @@ def follow(
     try:
         with terminable():  # a signal ends it here: there is nothing yet to be ended in order
             live = [LiveFeed(LiveSource(stream, woken), writer, config.instrument, stop) for stream in streams]
-        opened = [OpenFeed(f"{f.name}:{','.join(f.source.stream.symbols)}", f.instruments, decoder=f) for f in live]
-        feeds, instruments = bound(opened)
-        if config.warmup.source != "off":
-            progress("reading the history", 0)
-            warm_up(live, config.warmup)
+            opened = [OpenFeed(f"{f.name}:{','.join(f.source.stream.symbols)}", f.instruments, decoder=f) for f in live]
+            feeds, instruments = bound(opened)
+            if config.warmup.source != "off":
+                progress("reading the history", 0)
+                warm_up(live, config.warmup)
 
         def new_session(built: Built, windows: list[Any], take: Callable[[Batch], None], name: str) -> Session:
             return LiveSession(built, windows, take, live, stop, seconds, config.line.timer_origin_ns)

@@ -11,7 +11,6 @@ from handlers.features.catalogue import INDICATORS
 from handlers.features.declare import BAR_INPUT, Feature
 from handlers.features.feature_set import FeatureSet
 
-MINUTE_NS = 60 * 10**9
 
 
 def bars_of(columns: Mapping[str, Sequence[float]], session_bars: int = 2**40) -> np.ndarray[Any, Any]:
@@ -20,8 +19,6 @@ def bars_of(columns: Mapping[str, Sequence[float]], session_bars: int = 2**40) -
     for name in ("open", "high", "low", "close"):
         bars[name] = columns.get(name, columns["close"])
     bars["volume"] = columns.get("volume", 0.0)
-    bars["interval_ns"] = MINUTE_NS
-    bars["ts_open_ns"] = np.arange(len(bars)) * MINUTE_NS
     bars["session"] = np.arange(len(bars)) // session_bars
     return bars
 

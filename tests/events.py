@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from handlers.features.declare import EVENT_INPUT, LEVELS_MAX, ON_BOOK, ON_TRADE
+from handlers.features.declare import EVENT_INPUT, LEVELS_MAX, ON_BOOK, ON_GAP, ON_TRADE
 from transport.records import BUY, NO_SIDE, SELL
 
 Events = np.ndarray[Any, Any]
 
 
-def random_events(seed: int, count: int, trades: float = 0.4, gaps: float = 0.0, step_ms: float = 20.0) -> Events:
-    """A random walk of the best bid under levels with holes; a share of trades, and of events at which a side is empty.
+def random_events(seed: int, count: int, trades: float = 0.4, gaps: float = 0.0, step_ms: float = 20.0, missed: float = 0.0) -> Events:
+    """A random walk of the best bid under levels with holes; a share of trades, of events at which a side is empty, and of gaps.
 
-    Depths vary, a level in ten is missing at the deep end, one side in ten trades is unknown, times stand still now and then.
+    Behind a gap the book is not known until its next event. Depths vary, a level in ten is missing at the deep end, one side in ten trades is unknown, times stand still now and then.
     """
     draw = np.random.default_rng(seed)
     x = np.zeros(count, EVENT_INPUT)
@@ -37,9 +37,16 @@ def random_events(seed: int, count: int, trades: float = 0.4, gaps: float = 0.0,
     x["mid"][empty] = np.nan
     for name in ("bid_ticks", "bid_lots"):
         x[name][empty] = 0.0
+    lost = draw.random(count) < missed
+    last_gap, last_book = (np.maximum.accumulate(np.where(which, np.arange(count), -1)) for which in (lost, changed & ~lost))
+    unknown = last_gap > last_book
+    x["mid"][unknown] = np.nan
+    for name in ("bid_ticks", "bid_lots", "ask_ticks", "ask_lots"):
+        x[name][unknown] = 0.0
     side = draw.choice([BUY, SELL, NO_SIDE], count, p=[0.45, 0.45, 0.1])
     touch = np.where(side == SELL, bid[kept], (bid + spread)[kept])
     x["price"], x["qty"], x["side"] = np.where(is_trade, (touch, draw.integers(1, 60, count), side), 0)
+    x["kind"][lost] = ON_GAP
     return x
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from engine.config import resolve
+from engine.line import load_kernels
 from engine.live import follow
 from engine.replay import Replayed, replay
 from engine.verify import verify
@@ -203,6 +204,7 @@ def followed(
     rest: str = "", stop: threading.Event | None = None, stops: bool = True,
 ) -> Live:  # fmt: skip
     """A session that is told to stop when `ready(written)` holds: by default when the last message sent was written down."""
+    load_kernels()  # to compile them may take longer than a session waits for anything
     stop, capture, config = stop or threading.Event(), folder / "capture", resolve(None)
 
     def written(text: str | bytes) -> bool:

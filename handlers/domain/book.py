@@ -43,7 +43,7 @@ MARKET = np.dtype(
         ("far", "i8", (2,)),  # levels in the far table
         ("dropped", "i8"),  # levels refused because the far table was full
         ("l3", "i8"),  # index of the order table, -1 for an L2 book
-        ("venue_seq", "i8"),  # of the last book message applied
+        ("booked", "i8"),  # 1 once a book message came: from then on the book, not a quote, is what the market is
         ("ts_seq_ns", "i8"),  # of the last market record
         ("trade_ticks", "i8"),  # 0 before the first trade
         ("bid_ticks", "i8"), ("bid_lots", "i8"), ("ask_ticks", "i8"), ("ask_lots", "i8"),  # last quote; 0 before the first
@@ -133,7 +133,7 @@ def next_level(m, s, key):
     return far_max_below(m, s, key)
 
 
-@kernel
+@kernel(inline=True)
 def far_slot(m, s, key):
     """Slot of `key` in the far table of side `s`, or the free slot where it belongs."""
     i = np.int64((np.uint64(key) * np.uint64(_GOLDEN)) >> np.uint64(50)) & (FAR - 1)
@@ -165,7 +165,7 @@ def far_remove(m, s, slot):
     m.far[s] -= 1
 
 
-@kernel
+@kernel(inline=True)
 def far_set(m, s, key, qty, orders):
     """Set a level below the window; refuses, counted, the level that would overfill the table."""
     slot = far_slot(m, s, key)
@@ -357,11 +357,26 @@ def remove_order(t, hole):
     t.orders -= 1
 
 
-@kernel
+@kernel(inline=True)
 def shift_level(m, side, price_ticks, lots, orders):
     """Add `lots` and `orders` (either may be negative) to a level."""
     qty, count = level_at(m, side, price_ticks)
     set_level(m, side, price_ticks, qty + lots, np.int32(count + orders))
+
+
+@kernel(inline=True)
+def take_lots(m, t, i, lots):
+    """Take `lots` off the order in slot `i`, or all that it has; of a free slot it is an order that nobody added."""
+    had = t.qty_lots[i]
+    if had <= 0:
+        m.unknown_orders += 1
+        return
+    gone = min(lots, had)
+    shift_level(m, t.side[i], t.price_ticks[i], -gone, -1 if gone == had else 0)
+    if gone == had:
+        remove_order(t, i)
+    else:
+        t.qty_lots[i] = had - gone
 
 
 @kernel
@@ -374,30 +389,24 @@ def apply_l3(m, t, r):
         t.orders = 0
         return
     i = order_slot(t, r.order_id)
-    known = t.qty_lots[i] > 0
-    if known and (r.action == DELETE or r.action == MODIFY):
-        gone = t.qty_lots[i] if r.action == MODIFY else min(r.qty_lots, t.qty_lots[i])
-        whole = gone == t.qty_lots[i]
-        shift_level(m, t.side[i], t.price_ticks[i], -gone, -1 if whole else 0)
-        t.qty_lots[i] -= gone
-        if whole:
-            t.qty_lots[i] = gone  # the table knows a slot by its quantity: removal wants it occupied
-            remove_order(t, i)
-    elif r.action == DELETE or (known and r.action == ADD):
+    had = t.qty_lots[i]
+    if r.action == DELETE or (had > 0 and r.action == MODIFY and r.qty_lots <= 0):
+        take_lots(m, t, i, r.qty_lots if r.action == DELETE else had)
+    elif had > 0 and r.action == ADD:
         m.unknown_orders += 1
-        return
-    if r.action == DELETE or r.qty_lots <= 0:
-        return
-    if t.orders >= L3_ORDERS * 7 // 8:
-        t.dropped += 1
-        return
-    i = order_slot(t, r.order_id)
-    t.order_id[i] = r.order_id
-    t.price_ticks[i] = r.price_ticks
-    t.qty_lots[i] = r.qty_lots
-    t.side[i] = r.side
-    t.orders += 1
-    shift_level(m, r.side, r.price_ticks, r.qty_lots, 1)
+    elif r.qty_lots > 0:
+        if had > 0:
+            shift_level(m, t.side[i], t.price_ticks[i], -had, -1)
+        elif t.orders >= L3_ORDERS * 7 // 8:
+            t.dropped += 1
+            return
+        else:
+            t.orders += 1
+        t.order_id[i] = r.order_id
+        t.price_ticks[i] = r.price_ticks
+        t.qty_lots[i] = r.qty_lots
+        t.side[i] = r.side
+        shift_level(m, r.side, r.price_ticks, r.qty_lots, 1)
 
 
 @kernel(inline=True)
@@ -410,7 +419,7 @@ def apply_market(m, books, r):
                 set_level(m, r.side, r.price_ticks, r.qty_lots, 1)
         elif m.l3 >= 0:
             apply_l3(m, books[m.l3], r)
-        m.venue_seq = r.venue_seq
+        m.booked = 1
         m.ts_seq_ns = r.ts_seq_ns
     elif kind == TRADE:
         m.trade_ticks = r.price_ticks
@@ -444,7 +453,7 @@ def apply_snapshot(m, books, r):
             set_level(m, r.side, r.price_ticks, r.qty_lots, 1)
     elif m.l3 >= 0:
         apply_l3(m, books[m.l3], r)
-    m.venue_seq = r.venue_seq
+    m.booked = 1
     if r.flags & EVENT_END:
         m.valid = 1
 

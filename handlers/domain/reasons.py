@@ -54,6 +54,8 @@ CONNECTION_LOST = 144
 BEFORE_STREAM = 145
 HISTORY_OVERLAP = 146
 HISTORY_HOLE = 147
+HISTORY_UNTOLD = 148
+LEVEL_OUT_OF_BOUNDS = 149
 
 # --- 200-299: risk --------------------------------------------------------------------------------------------------------
 POSITION_LIMIT = 201
@@ -88,6 +90,11 @@ IOC_REMAINDER = 305
 FOK_UNFILLED = 306
 LATE_FILL = 308
 OVERFILL = 309
+
+# --- 400-499: features ----------------------------------------------------------------------------------------------------
+BAR_LATE = 401
+BAR_OF_OTHER_CLOCK = 402
+BAR_REPEATED = 403
 
 DOC: dict[int, str] = {
     NO_REASON: "no reason",
@@ -136,6 +143,8 @@ DOC: dict[int, str] = {
     BEFORE_STREAM: "last trade before the stream began, sent at its start: no trade of now",
     HISTORY_OVERLAP: "trade that the history before the live feed has already",
     HISTORY_HOLE: "trades are missing between the history and the live feed",
+    HISTORY_UNTOLD: "trade that waited for the past before it, which was not told in time",
+    LEVEL_OUT_OF_BOUNDS: "level of a book beyond what the line holds: left out at the far end, or its quantity cut",
     POSITION_LIMIT: "position in the instrument could pass its limit",
     TOTAL_POSITION_LIMIT: "quantity held over all instruments could pass its limit",
     NOTIONAL_LIMIT: "notional of the instrument could pass its limit",
@@ -166,5 +175,8 @@ DOC: dict[int, str] = {
     FOK_UNFILLED: "fill-or-kill order that could not be filled whole",
     LATE_FILL: "fill after the order had ended; its lots count",
     OVERFILL: "fill of more lots than the order has left",
+    BAR_LATE: "bar of a time at which the universe was scored already: no score takes it",
+    BAR_OF_OTHER_CLOCK: "feed's bar that is none of [bars]: no indicator, no score takes it",
+    BAR_REPEATED: "bar that does not open after the last: no indicator, no score takes it",
 }
 NAME: dict[int, str] = {code: name for name, code in list(globals().items()) if name.isupper() and isinstance(code, int)}

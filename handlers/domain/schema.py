@@ -20,12 +20,12 @@ FEATURES = (
     Value("spread", "ticks", "best ask minus best bid; negative when the venue's book is crossed"),
     Value("microprice", "ticks", "mid weighted by the opposite side's lots (Stoikov 2018, first order)"),
     Value("imbalance", "-1..1", "(bid lots - ask lots) / (bid lots + ask lots) at the top"),
-    Value("ofi", "lots", "order-flow imbalance since the last event (Cont, Kukanov & Stoikov 2014, eq. 3)"),
+    Value("ofi", "lots", "order-flow imbalance since the last event (Cont, Kukanov & Stoikov 2014, eq. 3), 0 where the top was not known since"),
     Value("ema_fast", "ticks", "exponential mean of mid over events, alpha = 2 / (n + 1)"),
     Value("ema_slow", "ticks", "the same, slower"),
-    Value("volatility", "ticks", "root of the exponential mean of squared mid changes, an event"),
+    Value("volatility", "ticks", "root of the exponential mean of squared mid changes, an event, but those over a top that was not known"),
 )
-SCHEMA_ID = 1  # of FEATURES and LEVEL; above it in a row's schema_id stands how many levels it has
+SCHEMA_ID = 2  # of FEATURES and LEVEL; above it in a row's schema_id stands how many levels it has
 LEVEL = (
     Value("bid", "ticks", "price of the k-th best bid, 0 where there is none"),
     Value("bid_lots", "lots", "its quantity"),

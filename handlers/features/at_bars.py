@@ -2,11 +2,13 @@
 
     bar ──► BAR_INPUT in ticks and lots ──► every feature of the set ──► a long row, eight values a slot
 
-A bar counts once, for indicators and for factors of the universe: one of another interval than `bars.interval_s`, where bars are
-plain, and one that does not open after the last of its instrument, are left out, so that a feed's own bars and ours of the same
-minutes do not add up; and one that opens over AHEAD_NS ahead of the line's time, for no other would be after it. Bars cut by what
-was traded all count, for several may open at one time, and a feed's own, which are none of them, do not. Of bars of quotes the bid's
-count. A session is the bar's own, where a calendar says it, else a day of UTC.
+Indicators and factors of the universe run on one clock, that of `[bars]`, and a bar counts once. Bars that the line cuts are of that
+clock. Of a feed's own, which may come beside them or instead, those are (`on_clock`) that `[bars]` could have cut, of its `interval_s`
+and of its `of`, and with a calendar pieces of its sessions; days beside minutes, and all where bars are cut by what was traded, are
+handed on and counted in `others`. A bar that does not open after the last of its instrument is left out and counted in `again`, so
+that a feed's own bars and ours of the same minutes do not add up; bars cut by what was traded all count, for several may open at one
+time. Of bars of quotes the bid's count. A session is the bar's own, else the calendar's, else a day of UTC. INGEST lets in no bar
+of a feed that ends over an hour from now, behind which no other would count.
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ import numpy as np
 from handlers.domain.memory import address_of, set_slot_word
 from handlers.domain.rows import begin
 from handlers.domain.schema import indicators_id
-from handlers.features.bars import AHEAD_NS
 from handlers.features.declare import BAR_INPUT
 from handlers.features.feature_set import PLAN, FeatureSet, update_features
 from transport.compiled import kernel
@@ -30,15 +31,16 @@ SHAPE = np.dtype(
     [
         ("parts", "i8"),  # slots a row, 0 = none are configured
         ("lines", "i8"),  # lines of memory an instrument
-        ("schema", "u8"), ("bar_ns", "i8"),
+        ("schema", "u8"),
         ("sized", "i8"),  # 1: bars are cut by what was traded
+        ("others", "i8"), ("again", "i8"),  # bars left out: of another clock, and not after the last
     ]
 )  # fmt: skip
 BEFORE_ALL = -(2**63)
 
 
 class Indicators(NamedTuple):
-    """Arrays of the set, of no use where `shape.parts` is 0, but for `opened`: when the last bar of each instrument that counted opened."""
+    """Arrays of the set, of no use where `shape.parts` is 0, but for the counts there and `opened`: when the last bar of each instrument that counted opened."""
 
     plan: np.ndarray
     shape: np.ndarray
@@ -48,11 +50,11 @@ class Indicators(NamedTuple):
     row: np.ndarray
 
 
-def new_indicators(made: FeatureSet | None, instruments: int, bar_ns: int, sized: bool = False) -> Indicators:
-    """Memory of every instrument; `bar_ns` 0 takes bars of any interval, `sized` several of one time. The machine code and the parameters stay the set's, which must live as long."""
+def new_indicators(made: FeatureSet | None, instruments: int, sized: bool) -> Indicators:
+    """Memory of every instrument; `sized` takes several bars of one time. The machine code and the parameters stay the set's, which must live as long."""
     count = len(made.columns) if made else 0
     shape = np.zeros(1, SHAPE)
-    shape["bar_ns"], shape["sized"] = bar_ns, sized
+    shape["sized"] = sized
     memory = np.zeros(1, LINE)
     if made and count:
         memory = made.new_memory(max(1, instruments)).reshape(-1).view(LINE)
@@ -68,7 +70,6 @@ def take_bar(x, bar):
     """A BAR row as the input of features: prices in ticks, volume in lots."""
     x.open, x.high, x.low, x.close = bar.open_ticks, bar.high_ticks, bar.low_ticks, bar.close_ticks
     x.volume = bar.volume_lots
-    x.ts_open_ns, x.interval_ns = bar.ts_open_ns, bar.interval_ns
     x.session = bar.session if bar.session != 0 else bar.ts_open_ns // SESSION_NS
 
 
@@ -93,11 +94,12 @@ def write_row(out, n, cause, row, parts, schema):
 
 @kernel
 def takes_bar(state, bar):
-    """Whether `bar` counts, which it then has."""
+    """Whether `bar`, one of the clock, counts, which it then has."""
     i, shape = np.int64(bar.instrument_id), state.shape[0]
-    other = shape.bar_ns != 0 and bar.interval_ns != shape.bar_ns
-    again = shape.sized == 0 and bar.ts_open_ns <= state.opened[i]
-    if other or again or bar.side == ASK or bar.ts_open_ns > bar.ts_seq_ns + AHEAD_NS:
+    if bar.side == ASK:
+        return False
+    if shape.sized == 0 and bar.ts_open_ns <= state.opened[i]:
+        shape.again += 1
         return False
     state.opened[i] = bar.ts_open_ns
     return True

@@ -5,9 +5,9 @@
 
 A trade is an event wherever it stands in its venue's; the book is read at the end of one alone, so a trade in the middle finds it as it
 stood before. Of the book it is what publishes the top (line.top): its deltas and snapshots, or the quotes, which have one level. While
-a side is empty or the book is not valid there are no levels and no mid, and trades go on. A gap of the book is an event without a book
-and without a row: what is held against the book before begins again, and does not take what was missed for one change. Time is the
-line's, which never falls.
+a side is empty or the book is not valid there are no levels and no mid, and trades go on. A gap is an event of its own without a book
+and without a row: what is held against what was before begins again, and does not take what was missed for one change. Quotes are not
+known from a gap to the next one. Time is the line's, which never falls.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from handlers.domain.book import NO_LEVEL, level_at, level_key, next_level, two_
 from handlers.domain.memory import address_of
 from handlers.domain.schema import event_features_id
 from handlers.features.at_bars import LINE, write_row
-from handlers.features.declare import EVENT_INPUT, ON_BOOK, ON_TRADE
+from handlers.features.declare import EVENT_INPUT, ON_BOOK, ON_GAP, ON_TRADE
 from handlers.features.feature_set import PLAN, FeatureSet, update_features
 from transport.compiled import kernel
-from transport.records import ASK, BID, BOOK_DELTA, BOOK_SNAPSHOT, EVENT_END, GAP, QUOTE, TRADE, VALUES_PER_SLOT
+from transport.records import ASK, BID, BOOK_DELTA, BOOK_SNAPSHOT, EVENT_END, QUOTE, TRADE, VALUES_PER_SLOT
 
 SHAPE = np.dtype(
     [
@@ -70,9 +70,9 @@ def _levels(params: np.ndarray) -> int:
 
 
 @kernel
-def take_quote(x, m):
-    """The last quote as the one level of the input."""
-    there = m.bid_lots > 0 and m.ask_lots > 0
+def take_quote(x, m, known):
+    """The last quote, if it is `known`, as the one level of the input."""
+    there = known and m.bid_lots > 0 and m.ask_lots > 0
     x.bid_ticks[0], x.bid_lots[0] = (m.bid_ticks, m.bid_lots) if there else (0, 0)
     x.ask_ticks[0], x.ask_lots[0] = (m.ask_ticks, m.ask_lots) if there else (0, 0)
     x.mid = (m.bid_ticks + m.ask_ticks) * 0.5 if there else np.nan
@@ -92,8 +92,8 @@ def take_side(m, side, ticks, lots, levels):
 
 
 @kernel
-def take_event(state, x, m, r):
-    """Record `r` as the input of features, the book of its instrument `m` as of now if an event ends here."""
+def take_event(state, x, m, r, known):
+    """Record `r` as the input of features, the book of its instrument `m` (or its quote, if it is `known`) as of now if an event ends here."""
     shape = state.shape[0]
     x.ts_ns = r.ts_seq_ns
     x.kind = ON_BOOK
@@ -103,7 +103,7 @@ def take_event(state, x, m, r):
     if not r.flags & EVENT_END:
         return
     if shape.quotes:
-        take_quote(x, m)
+        take_quote(x, m, known)
         return
     take_side(m, BID, x.bid_ticks, x.bid_lots, shape.levels)
     take_side(m, ASK, x.ask_ticks, x.ask_lots, shape.levels)
@@ -111,19 +111,38 @@ def take_event(state, x, m, r):
 
 
 @kernel
-def add_event(state, m, r, out, n):
-    """Let the features take record `r` and write their row to out[n] when one is due; returns how many slots are in `out`."""
+def feed(state, i):
+    """Let the features of instrument `i` take what stands in its input; their values are then in the row."""
+    memory = state.memory[i * state.shape[0].lines]
+    fault = update_features(state.plan, address_of(memory), address_of(state.inputs[i]), address_of(state.row[0]))
+    assert fault == 0, "a feature raised"
+
+
+@kernel
+def add_gap(state, i, when):
+    """Let the features of instrument `i` take a gap: there is no book, and the trade that stands in the input was before it."""
+    x = state.inputs[i]
+    x.ts_ns, x.kind, x.mid = when, ON_GAP, np.nan
+    for k in range(state.shape[0].levels):
+        x.bid_ticks[k] = x.bid_lots[k] = x.ask_ticks[k] = x.ask_lots[k] = 0.0
+    feed(state, i)
+
+
+@kernel
+def add_event(state, tops, m, r, out, n):
+    """Let the features take record `r` and write their row to out[n] when one is due; returns how many slots are in `out`.
+
+    `tops`: FEATURE_STATE of every instrument, which knows if the last quote is from behind the last gap.
+    """
     shape = state.shape[0]
     ends = r.flags & EVENT_END
-    book = r.kind == QUOTE if shape.quotes else r.kind == BOOK_DELTA or r.kind == BOOK_SNAPSHOT or r.kind == GAP
+    book = r.kind == QUOTE if shape.quotes else r.kind == BOOK_DELTA or r.kind == BOOK_SNAPSHOT
     if r.kind != TRADE and not (book and ends):
         return n
     i = np.int64(r.instrument_id)
-    x, row = state.inputs[i], state.row[0]
-    take_event(state, x, m, r)
-    fault = update_features(state.plan, address_of(state.memory[i * shape.lines]), address_of(x), address_of(row))
-    assert fault == 0, "a feature raised"
-    if not ends or r.kind == GAP:
+    take_event(state, state.inputs[i], m, r, tops[i].quoted != 0)
+    feed(state, i)
+    if not ends:
         return n
     state.due[i] -= 1
     if state.due[i] > 0:

@@ -6,13 +6,14 @@
 The bars are those that indicators count (`takes_bar`). The universe bar that waits is over, and stepped, by the first of: a bar that
 closes later; a timer of the line `bars.close_after_ms` after its close; the end of the feed. So no score sees a close of a later
 time, nor comes before one that it has seen. A bar that closes before the one that waits, or when its own was stepped, is late: it
-counts nowhere, and its instrument has no close there, which is a hole in its windows. Where instruments are quiet, bars that a
-timer closes (`bars.close_on`) are not late.
+counts nowhere but in `late`, and its instrument has no close there, which is a hole in its windows. Where instruments are quiet, bars
+that a timer closes (`bars.close_on`) are not late. INGEST lets in no bar that ends over an hour from now, so that the universe's time
+is ahead of the line's by as much at most.
 
 Values are those of the instruments' own decimals: a close is the float next to its decimal, so that a panel of the same closes
 (`handlers.features.factor_panel`) gives the same bits. Traded value is close * volume, of inverse contracts volume, times the
-multiplier, in the currency of the instrument. The step is called through its address: its arrays of two dimensions stay out of
-the loop, and nobody compiles it who has no factors.
+multiplier, in the currency of the instrument; of bars of quotes, whose volume is what was bid, it is not known. The step is called
+through its address: its arrays of two dimensions stay out of the loop, and nobody compiles it who has no factors.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ from handlers.features.factors import FACTOR_PARAMS, FACTORS, HEAD, Factors, new
 from handlers.features.feature_set import ONE
 from transport.compiled import F64, I64, STEP, carray, entry, kernel, load
 from transport.instruments import Instrument
-from transport.records import VALUES_PER_SLOT
+from transport.records import NO_SIDE, VALUES_PER_SLOT
 
-VERSION = 1  # of what the scores mean
+VERSION = 2  # of what the scores mean
 FIVE = len(FACTORS)
 assert FIVE + 1 == len(FACTOR_SCORES) <= VALUES_PER_SLOT, "the scores and the composite are one slot"
 CLOCK = np.dtype(
@@ -43,6 +44,7 @@ CLOCK = np.dtype(
         ("close_ns", "i8"),  # of the universe bar that waits, or of the last one that was stepped
         ("waiting", "i8"),  # bars in it, 0 = none waits
         ("after_ns", "i8"),  # a timer this long after it steps it
+        ("late", "i8"),  # bars that came when theirs was over
         ("step", "i8"),  # address
         ("schema", "u8"),
     ]
@@ -189,6 +191,7 @@ def add_to_universe(state, bar, out, n):
     clock, i = state.clock[0], np.int64(bar.instrument_id)
     closed = bar.ts_open_ns + bar.interval_ns
     if closed < clock.close_ns or (closed == clock.close_ns and clock.waiting == 0):
+        clock.late += 1
         return n
     if closed > clock.close_ns:
         n = score_universe(state, bar, out, n)
@@ -197,7 +200,7 @@ def add_to_universe(state, bar, out, n):
     close, volume = bar.close_ticks * scale.tick / scale.ticks, bar.volume_lots * scale.lot / scale.lots
     value = volume if scale.inverse else close * volume
     state.bar[i].value = close
-    state.bar[len(state.rows) + i].value = value if bar.volume_lots > 0 else np.nan
+    state.bar[len(state.rows) + i].value = value if bar.volume_lots > 0 and bar.side == NO_SIDE else np.nan
     clock.waiting += 1
     return n
 

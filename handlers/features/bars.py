@@ -24,7 +24,7 @@ bar, both exponential means over bars with weight `adapt`, held within a quarter
 itself. Source: Lopez de Prado, Advances in Financial Machine Learning (2018), 2.3.1 and 2.3.2.1.
 
 Conditions of a sale decide what it may do: a trade with one of the bits of `price_excluded` sets no price, one with a bit of
-`volume_excluded` adds no volume. A bar whose trades all lack a price is none.
+`volume_excluded` adds no volume. A bar whose trades all lack a price is none. A gap ends no bar: trades that it lost are in none.
 
 Sums are exact up to SUM_MAX, where they stay: lots and price * lots of a bar beyond 4.6e18 show that number. (Those of plain bars
 wrap there.)
@@ -38,7 +38,7 @@ import numpy as np
 
 from handlers.domain.memory import set_slot_word
 from transport.compiled import kernel
-from transport.records import BUY, SELL
+from transport.records import BUY, NO_SIDE, SELL
 
 BY_TIME, BY_SESSION, BY_TICKS, BY_VOLUME, BY_NOTIONAL, BY_TICK_IMBALANCE, BY_VOLUME_IMBALANCE = range(7)
 ON_TRADE, ON_RECORD, ON_TIMER = range(3)
@@ -109,6 +109,46 @@ def new_bars(sizes: list[int], sessions: np.ndarray | None = None, **rule: float
 def is_sized(by: int) -> bool:
     """Whether bars are cut by what was traded, not by a clock."""
     return by not in (BY_TIME, BY_SESSION)
+
+
+@kernel
+def session_of(sessions, count, when):
+    """Place of the session that `when` lies in, or -1."""
+    low, high = np.int64(0), count
+    while low < high:
+        middle = (low + high) >> 1
+        if sessions[middle].close_ns <= when:
+            low = middle + 1
+        else:
+            high = middle
+    return low if low < count and sessions[low].open_ns <= when else -1
+
+
+@kernel
+def session_day(bars, when):
+    """Day of the session that `when` lies in, 0 where there is no calendar."""
+    at = session_of(bars.sessions, bars.rule[0].sessions, when)
+    return bars.sessions[at].day if at >= 0 else 0
+
+
+@kernel
+def on_clock(bars, bar):
+    """Whether a feed's bar is one that the rule of the run could have cut: its length, of trades or of quotes, a piece of a session.
+
+    Without a calendar it may begin at any time, since a feed's days begin where its exchange is. None is of those cut by what was traded.
+    """
+    rule = bars.rule[0]
+    if rule.by > BY_SESSION or (bar.side == NO_SIDE) != (rule.quotes == 0):
+        return False
+    if rule.sessions == 0:
+        return bar.interval_ns == rule.interval_ns
+    at = session_of(bars.sessions, rule.sessions, bar.ts_open_ns)
+    if at < 0:
+        return False
+    into, left = bar.ts_open_ns - bars.sessions[at].open_ns, bars.sessions[at].close_ns - bar.ts_open_ns
+    if rule.by == BY_SESSION:
+        return into == 0 and bar.interval_ns == left
+    return into % rule.interval_ns == 0 and bar.interval_ns == min(rule.interval_ns, left)
 
 
 @kernel(inline=True)

@@ -26,7 +26,7 @@ from handlers.domain.schema import Value
 from transport import compiled
 from transport.shells import Attributes, compiled_shell
 
-__all__ = ["BAR_INPUT", "EVENT_INPUT", "LEVELS_MAX", "ON_BOOK", "ON_TRADE", "Feature", "FeatureError", "Param", "Value", "feature", "feature_of"]
+__all__ = ["BAR_INPUT", "EVENT_INPUT", "LEVELS_MAX", "ON_BOOK", "ON_GAP", "ON_TRADE", "Feature", "FeatureError", "Param", "Value", "feature", "feature_of"]
 WINDOW_MAX = 1 << 20  # float64 slots of one feature, 8 MiB an instrument
 VALUES_MAX = 16  # of one feature
 NUMERIC = "handlers.domain.numeric"
@@ -34,16 +34,15 @@ SLOTS = ("slots", "i8")  # heads every state: how long the window behind it is
 BAR_INPUT = np.dtype(
     [
         ("open", "f8"), ("high", "f8"), ("low", "f8"), ("close", "f8"), ("volume", "f8"),
-        ("ts_open_ns", "i8"), ("interval_ns", "i8"),
         ("session", "i8"),  # another number when a session begins
     ]
 )  # fmt: skip
 LEVELS_MAX = 10  # of the book a side in an event
-ON_BOOK, ON_TRADE = 0, 1  # what an event is
+ON_BOOK, ON_TRADE, ON_GAP = 0, 1, 2  # what an event is; at a gap something was missed, and no mid is known
 EVENT_INPUT = np.dtype(
     [
         ("ts_ns", "i8"),  # the line's time: it never falls
-        ("kind", "i8"),  # ON_BOOK or ON_TRADE
+        ("kind", "i8"),  # ON_BOOK, ON_TRADE or ON_GAP
         ("price", "f8"), ("qty", "f8"), ("side", "i8"),  # of the trade, or of the last one: ticks, lots, BUY, SELL or NO_SIDE
         ("mid", "f8"),  # ticks; NaN while a side of the book is empty or not known
         ("bid_ticks", "f8", (LEVELS_MAX,)), ("bid_lots", "f8", (LEVELS_MAX,)),  # best first; 0 lots where there is no level

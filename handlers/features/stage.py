@@ -19,18 +19,18 @@ from handlers.domain.memory import copy_slot, set_slot_word, slot_word, zero_slo
 from handlers.domain.rows import begin, stamp
 from handlers.domain.schema import features_of, schema_id
 from handlers.features.at_bars import Indicators, add_indicators, new_indicators, takes_bar
-from handlers.features.at_events import EventFeatures, add_event, new_event_features
+from handlers.features.at_events import EventFeatures, add_event, add_gap, new_event_features
 from handlers.features.at_universe import FactorSet, Universe, add_to_universe, new_universe, score_universe, score_until
 from handlers.features.bars import (
     BAR_STATE, ON_TIMER, ON_TRADE, BarsState, add_trade, close_bar, cut_quote, cut_trade, end_bar, is_open,
-    is_sized, new_bars, venue_time,
+    is_sized, new_bars, on_clock, session_day, venue_time,
 )  # fmt: skip
 from handlers.features.feature_set import FeatureSet
 from handlers.features.streaming import FEATURE_PARAMS, FEATURE_STATE, TOP_BOOK, TOP_QUOTE, update
 from transport.compiled import kernel
 from transport.records import (
-    ASK, BAR, BID, BOOK_DELTA, BOOK_SNAPSHOT, BY_FEATURES, CHECKPOINT, COMMAND, END_OF_FEED, EVENT_END, FEATURE, NO_SIDE, QUOTE, TIMER,
-    TRADE, VALUES_PER_SLOT,
+    ASK, BAR, BID, BOOK_DELTA, BOOK_SNAPSHOT, BY_FEATURES, CHECKPOINT, COMMAND, CONNECTION, DISCONNECTED, END_OF_FEED, EVENT_END, FEATURE,
+    GAP, NO_SIDE, OVERRUN, QUOTE, TIMER, TRADE, VALUES_PER_SLOT,
 )  # fmt: skip
 
 CUT, EVENTS, UNIVERSE = 2, 4, 8  # added to params.top in a run with cut bars, with features of events, with factors of the universe
@@ -77,13 +77,12 @@ def new_features(
     rows = max(1, instruments)
     digest = np.zeros(1, DIGEST)
     digest["due"] = checkpoint - 1
-    at_bars = new_indicators(indicators, instruments, bar_ns, cut is not None and is_sized(cut.rule[0]["by"]))
+    cut = new_bars([], interval_ns=bar_ns) if cut is None else cut
+    at_bars = new_indicators(indicators, instruments, is_sized(cut.rule[0]["by"]))
     params["behind_bars"] = indicators is not None or factors is not None
     at_events = new_event_features(events, instruments, row_every, top_quote)
     universe = new_universe(factors, close_after_ns)
-    return FeaturesState(
-        np.zeros(rows, FEATURE_STATE), np.zeros(rows, BAR_STATE), params, digest, cut or new_bars([]), at_bars, at_events, universe
-    )
+    return FeaturesState(np.zeros(rows, FEATURE_STATE), np.zeros(rows, BAR_STATE), params, digest, cut, at_bars, at_events, universe)
 
 
 def rows_max(instruments: int, indicators: FeatureSet | None, quotes: bool = False, factors: bool = False) -> int:
@@ -246,13 +245,44 @@ def add_levels(state, m, out, n):
 
 @kernel
 def pass_bar(state, r, out):
-    """Hand on the bar `r` that a feed brought: what reads bars sees those of a feed and our own alike."""
+    """Hand on the bar `r` that a feed brought, and let what is behind bars take it where it is one of their clock.
+
+    Strategies that read bars see those of a feed, of any interval, and our own alike.
+    """
     row = out[0]
     copy_slot(row, r)
     begin(row, r, BY_FEATURES, BAR, 0)
     row.side = r.side
+    counts = on_clock(state.cut, row)
+    if counts and row.session == 0:
+        row.session = session_day(state.cut, row.ts_open_ns)
     fold_bar(state.digest[0], row)
-    return after_bar(state, out, 1) if state.params[0].behind_bars and not state.indicators.shape[0].sized else 1
+    if not state.params[0].behind_bars:
+        return 1
+    if counts:
+        return after_bar(state, out, 1)
+    shape = state.indicators.shape[0]
+    shape.others += 1
+    return 1
+
+
+@kernel
+def pass_gap(state, i, r):
+    """What was known of the top of instrument `i` is over by `r`: differences begin again behind it."""
+    state.features[i].linked = state.features[i].quoted = 0
+    if state.params[0].top & EVENTS:
+        add_gap(state.events, i, r.ts_seq_ns)
+
+
+@kernel
+def pass_loss(state, r):
+    """A gap, of its instrument; a connection that ended or lost messages, which does not say of whom: of all. It has no row."""
+    if r.kind == GAP:
+        pass_gap(state, np.int64(r.instrument_id), r)
+    elif r.action == DISCONNECTED or r.action == OVERRUN:
+        for i in range(len(state.features)):
+            pass_gap(state, i, r)
+    return 0
 
 
 @kernel(inline=True)
@@ -266,16 +296,24 @@ def add_top(state, m, r, out, n):
     if not r.flags & EVENT_END:
         return n
     if not p.top & TOP_QUOTE:
-        if not (r.kind == BOOK_DELTA or r.kind == TRADE or r.kind == BOOK_SNAPSHOT) or not two_sided(m):
+        if not (r.kind == BOOK_DELTA or r.kind == TRADE or r.kind == BOOK_SNAPSHOT):
+            return n
+        s = state.features[np.int64(r.instrument_id)]
+        if not two_sided(m):
+            s.linked = 0
             return n
         bid, ask, bid_lots, ask_lots = best_price(m, BID), best_price(m, ASK), best_lots(m, BID), best_lots(m, ASK)
     else:
-        if not (r.kind == QUOTE or r.kind == TRADE) or m.bid_lots <= 0 or m.ask_lots <= 0:
+        if not (r.kind == QUOTE or r.kind == TRADE):
+            return n
+        s = state.features[np.int64(r.instrument_id)]
+        if s.quoted == 0 or m.bid_lots <= 0 or m.ask_lots <= 0:
+            s.linked = 0
             return n
         bid, ask, bid_lots, ask_lots = m.bid_ticks, m.ask_ticks, m.bid_lots, m.ask_lots
     row = out[n]
     begin(row, r, BY_FEATURES, FEATURE, n)
-    update(state.features[np.int64(r.instrument_id)], p, bid, bid_lots, ask, ask_lots, row["values"])
+    update(s, p, bid, bid_lots, ask, ask_lots, row["values"])
     set_slot_word(row, 14, p.schema)
     set_slot_word(row, 15, np.uint64(0))
     fold_digest(state.digest[0], row)
@@ -306,7 +344,7 @@ def step_apart(state, m, r, out):
     n = add_top(state, m, r, out, n)
     if not p.top & EVENTS:
         return n
-    return fold_rows(state, out, n, add_event(state.events, m, r, out, n))
+    return fold_rows(state, out, n, add_event(state.events, state.features, m, r, out, n))
 
 
 @kernel(inline=True)
@@ -314,7 +352,7 @@ def step_features(state, m, r, out):
     """Rows of one input `r`, whose market record is already folded into `m`; returns how many slots of `out` they take.
 
     A feature row comes at EVENT_END of a trade and of whichever publishes the top of the book (params.top), and only while
-    both sides are known.
+    both sides are known: of quotes, not from a gap to the next one.
     """
     p = state.params[0]
     i = np.int64(r.instrument_id)
@@ -328,20 +366,30 @@ def step_features(state, m, r, out):
             fold_digest(state.digest[0], out[0])
             if p.behind_bars:
                 n = after_bar(state, out, n)
+    elif r.kind == QUOTE:
+        state.features[i].quoted = 1
     elif r.kind == COMMAND and r.action == END_OF_FEED:
         return close_all_bars(state, r, out)
     elif r.kind == BAR:
         return pass_bar(state, r, out)
+    elif r.kind == GAP or r.kind == CONNECTION:
+        return pass_loss(state, r)
     if not r.flags & EVENT_END:
         return n
     if p.top == TOP_BOOK:
-        if not (r.kind == BOOK_DELTA or r.kind == TRADE or r.kind == BOOK_SNAPSHOT) or not two_sided(m):
+        if not (r.kind == BOOK_DELTA or r.kind == TRADE or r.kind == BOOK_SNAPSHOT):
+            return n
+        if not two_sided(m):
+            state.features[i].linked = 0
             return n
         bid, ask, bid_lots, ask_lots = best_price(m, BID), best_price(m, ASK), best_lots(m, BID), best_lots(m, ASK)
     elif p.top >= CUT:
         return step_apart(state, m, r, out)
     else:
-        if not (r.kind == QUOTE or r.kind == TRADE) or m.bid_lots <= 0 or m.ask_lots <= 0:
+        if not (r.kind == QUOTE or r.kind == TRADE):
+            return n
+        if state.features[i].quoted == 0 or m.bid_lots <= 0 or m.ask_lots <= 0:
+            state.features[i].linked = 0
             return n
         bid, ask, bid_lots, ask_lots = m.bid_ticks, m.ask_ticks, m.bid_lots, m.ask_lots
     row = out[n]

@@ -1,6 +1,10 @@
 """The streaming features: what is taken of the top of the book at the end of each venue event.
 
 `handlers.domain.schema` declares each value's place in the row, its unit and its source; `update` computes them. Values are floats in ticks and lots, IEEE + - * / and sqrt only.
+
+Behind a top that is not known there is no difference to what was before: a gap, a book that is not valid, a side that is empty. The
+first row behind it has an order flow of 0 and brings no change of the mid to the volatility; the exponential means go on with its mid.
+Of a book the top is known again with its snapshot, of quotes with the next one.
 """
 
 from __future__ import annotations
@@ -12,12 +16,13 @@ from transport.compiled import kernel
 
 FEATURE_STATE = np.dtype(
     [
-        ("events", "i8"),  # events seen, 0 = none
+        ("begun", "i8"),  # 1: the means below have a value
+        ("linked", "i8"),  # 1: nothing was missed since the top below
+        ("quoted", "i8"),  # 1: a quote has come since the last gap
         ("bid_ticks", "i8"), ("bid_lots", "i8"), ("ask_ticks", "i8"), ("ask_lots", "i8"),  # top at the last event
         ("mid", "f8"),
         ("ema_fast", "f8"), ("ema_slow", "f8"),
         ("square", "f8"),  # exponential mean of squared mid changes
-        ("ofi_lots", "i8"),  # sum of order-flow imbalance, exact
     ]
 )  # fmt: skip
 FEATURE_PARAMS = np.dtype(
@@ -54,18 +59,17 @@ def update(s, p, bid, bid_lots, ask, ask_lots, values):
     """Fold one event's top (lots > 0) into `s` and write the row's eight values."""
     mid = (bid + ask) * 0.5
     flow = 0
-    if s.events == 0:
-        s.ema_fast = s.ema_slow = mid
-    else:
+    if s.linked:
         flow = order_flow(s, bid, bid_lots, ask, ask_lots)
         change = mid - s.mid
-        s.ema_fast += p.alpha_fast * (mid - s.ema_fast)
-        s.ema_slow += p.alpha_slow * (mid - s.ema_slow)
         s.square += p.alpha_volatility * (change * change - s.square)
-    s.events += 1
+    elif s.begun == 0:
+        s.ema_fast = s.ema_slow = mid
+    s.ema_fast += p.alpha_fast * (mid - s.ema_fast)
+    s.ema_slow += p.alpha_slow * (mid - s.ema_slow)
+    s.begun = s.linked = 1
     s.mid = mid
     s.bid_ticks, s.bid_lots, s.ask_ticks, s.ask_lots = bid, bid_lots, ask, ask_lots
-    s.ofi_lots += flow
     share = 1.0 / (bid_lots + ask_lots)  # one division for both that need it
     values[MID] = mid
     values[SPREAD] = ask - bid

@@ -21,6 +21,7 @@ _NEVER = np.int64(0)  # a stop byte that no number has: the text ends at its end
 _ZEROS = np.uint64(0x3030303030303030)
 _PLAIN_BYTES = 3 * WORD_BYTES  # two words of digits, the dot and the quote
 _POWERS = 10 ** np.arange(WORD_BYTES + 1)
+DIGITS_KEPT, DIGITS_MEANT = 15, 12  # the first is DBL_DIG of C
 _POWER_MAX = 400  # beyond it nothing but zero fits; bounds the scaling
 
 
@@ -184,3 +185,34 @@ def decimals_in(text: Any, at: Any, end: Any) -> Any:
         exponent, whole = read_exponent(text, at + 1, end)
         return max(0, significant - exponent) if whole else 0
     return significant
+
+
+@kernel
+def meant_decimals(text: Any, at: Any, end: Any) -> Any:
+    """`decimals_in`, and where floating point has left its noise those without it: 0.30000000000000004 has 1, 50.32284179174976 has 14.
+
+    A double keeps DIGITS_KEPT digits of any decimal. A longer number that has at most DIGITS_MEANT when it is rounded to so many is
+    taken for that one: of numbers that are as long in earnest it is one in a thousand, and the others tell their decimals.
+    """
+    decimals: Any = np.int64(decimals_in(text, at, end))
+    digits, kept, half = 0, 0, 0  # from the first that is not 0 on; the first of them as a number; the one behind
+    last = 0  # place of the last that is not 0
+    while at < end and text[at] != _E and text[at] != _SMALL_E:
+        digit: Any = np.int64(text[at]) - _ZERO
+        if digit >= 0 and digit <= 9 and (digits > 0 or digit > 0):
+            digits += 1
+            if digits <= DIGITS_KEPT:
+                kept = kept * 10 + digit
+            elif digits == DIGITS_KEPT + 1:
+                half = digit
+            if digit > 0:
+                last = digits
+        at += 1
+    if last <= DIGITS_KEPT:
+        return decimals
+    kept += half >= 5
+    meant = DIGITS_KEPT
+    while kept % 10 == 0:
+        kept //= 10
+        meant -= 1
+    return decimals if meant > DIGITS_MEANT else max(0, decimals - last + meant)

@@ -2,8 +2,10 @@
 
 A feed yields the records of its source in source order, with everything but what INGEST assigns (`seq`, `ts_seq_ns`). `origin` is
 the record's line (or record) index within the source, counted through all its files. EVENT_END stands on the last record of
-every venue message, and a chunk never ends in the middle of one. Bad input never raises here: it is counted under a reason
-code, with the first offender kept in words.
+every venue message; one that its source never ends, as a DBN event whose file is cut off, has none, and its book is valid with
+the end of the next. A chunk ends in the middle of a message only where that is longer than memory may be. Bad input never raises
+here: it is counted under a reason code, with the first offender kept in words. `chunks` has the source's own numbers; `windows` has
+them as far as the line holds them.
 """
 
 from __future__ import annotations
@@ -15,7 +17,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from handlers.domain.reasons import DOC, LEVEL_OUT_OF_BOUNDS, OUT_OF_RANGE
+from handlers.ingest.bounds import hold_to_bounds
 from handlers.ingest.errors import NotAFeedError
+from transport.compiled import load
 from transport.instruments import Instrument
 from transport.records import EVENT_END
 
@@ -36,6 +41,7 @@ class Feed(ABC):
         self.instruments = tuple(instruments)
         self.source_id = 0
         self.ids = np.arange(len(self.instruments), dtype=np.uint32)  # place in `instruments` -> instrument_id
+        load(hold_to_bounds)
         self.restart()
 
     def restart(self) -> None:
@@ -58,6 +64,16 @@ class Feed(ABC):
     @abstractmethod
     def chunks(self, rows_max: int) -> Iterator[Rows]:
         """Yield arrays of at most `rows_max` records, or of one message if that has more; joined they do not depend on `rows_max`."""
+
+    def windows(self, rows_max: int) -> Iterator[Rows]:
+        """`chunks`, changed in place to what the line can hold, and what is beyond it counted."""
+        lost = np.zeros(int(self.ids.max(initial=0)) + 1, np.uint8)
+        for rows in self.chunks(rows_max):
+            levels, first_level, broken, first_broken = hold_to_bounds(rows, lost)
+            for reason, times, first in ((LEVEL_OUT_OF_BOUNDS, levels, first_level), (OUT_OF_RANGE, broken, first_broken)):
+                if times:
+                    self.count(reason, f"line {int(rows['origin'][first]) + 1}: {DOC[reason]}", times)
+            yield rows
 
     @abstractmethod
     def receive_times(self) -> NDArray[np.int64]:

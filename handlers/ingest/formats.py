@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from handlers.ingest.blocks import is_zip, read_head
+from handlers.ingest.blocks import is_zip, packed_head, read_head
 from handlers.ingest.errors import FeedError, NotAFeedError
 from handlers.ingest.feed import Feed
 from handlers.ingest.venues.binance import Binance
@@ -71,39 +71,45 @@ def open_feed(
 
 
 def _whose(paths: Sequence[Path]) -> tuple[Form, Protocol]:
-    """How a capture's lines are written, and its venue's protocol; raises NotAFeedError where no venue claims it, or two do."""
-    found: dict[type[Protocol], Path] = {}
-    form: Form | None = None
+    """How a capture's lines are written, and its venue's protocol; raises NotAFeedError where no venue claims it, or two do, or it is written in two ways.
+
+    The heads of all files are looked at. What is another's further on is counted line by line, and never taken for this one's.
+    """
+    forms: dict[type[Form], str] = {}
+    protocols: dict[type[Protocol], str] = {}
     for path in paths:
         lines = read_head(path, HEAD_LINES_BYTES, HEAD_LINES).split(b"\n")[:HEAD_LINES]
-        form = form_of(lines[:3]) or form
-        assert form is not None, "detect_format has found it"
-        protocol = _protocol_of(lines, form)
-        if protocol is not None:
-            found.setdefault(protocol, path)
-    if len(found) > 1:
-        listed = ", ".join(f"{path.name} ({protocol.venue})" for protocol, path in found.items())
-        raise NotAFeedError(f"captures of different venues: {listed}; name them as several feeds")
-    if not found or form is None:
+        for number, form in ((n, form) for n, line in enumerate(lines) if (form := form_of([line])) is not None):
+            forms.setdefault(type(form), f"{path.name} line {number + 1} ({form.written})")
+        if len(forms) > 1:
+            raise NotAFeedError(f"captures written in different ways: {', '.join(forms.values())}; part them and name them as several feeds")
+        for number, protocol in _protocols_of(lines, next(iter(forms))()):
+            protocols.setdefault(protocol, f"{path.name} line {number + 1} ({protocol.venue})")
+    if len(protocols) > 1:
+        raise NotAFeedError(f"captures of different venues: {', '.join(protocols.values())}; part them and name them as several feeds")
+    if not protocols:
         raise NotAFeedError(f"{paths[0].name} is a capture of a venue the engine does not read; it reads {READS}")
-    return form, next(iter(found))()
+    return next(iter(forms))(), next(iter(protocols))()
 
 
-def _protocol_of(lines: Sequence[bytes], form: Form) -> type[Protocol] | None:
-    for text in lines:
+def _protocols_of(lines: Sequence[bytes], form: Form) -> Iterator[tuple[int, type[Protocol]]]:
+    """(place of a line, the protocol whose it can only be); of a capture that says whose it is that one alone."""
+    for number, text in enumerate(lines):
         if MARK in text[:64]:
-            return _protocol_named(text)
-        for protocol in PROTOCOLS:
-            if any(mark in text[:512].partition(b": ")[0] for mark in protocol.url_marks):
-                return protocol
-        try:
-            body = form.split(text, max(form.time(text), 0)).body
-        except Refused:
-            continue
-        claimed = [protocol for protocol in PROTOCOLS if protocol.claims(body)]
+            named = _protocol_named(text)
+            if named is not None:
+                yield number, named
+            return
+        head = text[:512].partition(b": ")[0]
+        claimed = [protocol for protocol in PROTOCOLS if any(mark in head for mark in protocol.url_marks)]
+        if not claimed:
+            try:
+                body = form.split(text, max(form.time(text), 0)).body
+            except Refused:
+                continue
+            claimed = [protocol for protocol in PROTOCOLS if protocol.claims(body)]
         if len(claimed) == 1:
-            return claimed[0]
-    return None
+            yield number, claimed[0]
 
 
 def _protocol_named(text: bytes) -> type[Protocol] | None:
@@ -158,11 +164,11 @@ def detect_format(path: Path) -> str:
     if found:
         return found
     head = read_head(path, HEAD_BYTES)
-    if not head:
-        raise NotAFeedError(f"{path} is not a feed: it is empty")
-    relative = told_fragment(head)
+    relative = told_fragment(packed_head(path, HEAD_BYTES), head)
     if relative:
         raise NotAFeedError(f"{path} is {relative}")
+    if not head:
+        raise NotAFeedError(f"{path} is not a feed: it is empty")
     raise NotAFeedError(f"{path} is not a feed: it begins with {head[:24]!r}; the engine reads {READS}")
 
 

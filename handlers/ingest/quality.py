@@ -53,10 +53,11 @@ TABLE = (
     Check("locked", reasons.LOCKED_QUOTE, 0.1, "ticks"),
 )
 assert [c.reason - REASON_BASE for c in TABLE] == list(range(CHECKS)), "a grade names its reason by its place"
-# What a decoder counts by the venue's own rules or by choice: input that was read and rightly not used.
+# What a decoder counts by the venue's own rules or by choice: input that was read and rightly not used, or not whole.
 BY_RULE = frozenset((
     reasons.DEPTH_STALE, reasons.DEPTH_REPEATED, reasons.SNAPSHOT_STALE, reasons.FILL_SKIPPED, reasons.UNKNOWN_STREAM, reasons.UNKNOWN_SYMBOL,
     reasons.UNKNOWN_RECORD, reasons.HELD_OVERFLOW, reasons.CONTROL_MESSAGE, reasons.UNFINISHED_BAR, reasons.BEFORE_STREAM,
+    reasons.LEVEL_OUT_OF_BOUNDS,
 ))  # fmt: skip
 
 

@@ -74,6 +74,7 @@ SEEN = np.dtype(
         ("change_most", "f8"), ("volume_most", "f8"),  # greatest of them in the warm-up, in neither mean
         ("id_high", "i8"), ("id_seen", "u8"), ("id_streak", "i8"), ("id_behind", "i8"), ("lost", "i8"),
         ("jump_high", "i8"), ("jump_seen", "u8"), ("jump_lost", "i8"),  # as these stood before a jump that no trade has followed yet; 0 none
+        ("gap_high", "i8"),  # id before the last jump, whether or not one has followed
         ("skew_min", "i8"), ("skew_max", "i8"), ("skews", "i8"), ("stride", "i8"), ("kept", "i8"),  # ns; samples in `skews`
         ("open", "i8"),  # the instrument is within an event of several records
         ("halted", "i8"), ("clean", "i8"),  # reason of our own halt, 0 none; records since without objection
@@ -245,6 +246,7 @@ def check_jumped_id(w, s, r, row):
     if ahead > 0:
         if s.jump_high == 0:
             s.jump_high, s.jump_seen, s.jump_lost = s.id_high, s.id_seen, s.lost
+            s.gap_high = s.id_high
         s.id_seen = (s.id_seen << np.uint64(ahead)) | np.uint64(1) if ahead < IDS_SEEN else np.uint64(1)
         s.id_high, s.id_behind = number, 0
         s.lost += ahead - 1
@@ -258,7 +260,9 @@ def check_jumped_id(w, s, r, row):
     else:
         s.id_behind += 1
         if s.id_behind >= IDS_BEHIND:
-            s.id_high, s.id_streak = 0, 0
+            if s.jump_high > 0 or number > s.gap_high:  # what the last jump left out comes now, or none has followed it: nothing was lost by it
+                s.lost = s.jump_lost
+            s.id_high, s.id_streak, s.gap_high, s.jump_lost = 0, 0, 0, s.lost
     return objected(w, DUPLICATE, r, row, -ahead, 0)
 
 

@@ -37,6 +37,8 @@ OWN = -1  # source of a run of the line's own records
 MARKET = edges.KINDS[edges.FEEDS, FEED_BASE]  # a constant: `edges.forged` looks it up
 PRICE_MAX = 2**40  # ticks, either sign
 QTY_MAX = 2**50  # lots
+INTERVAL_MAX_NS = 366 * 86_400 * 10**9  # of a bar: a year
+CLOCKS_APART_NS = 3600 * 10**9  # clocks differ by seconds; a time that is written in another zone, or unit, by hours
 RECORDS, CLOSING, ENDING = 0, 1, 2  # phases: feeds have records; their end is said; what was left over is withdrawn
 # What `peek` answers besides a feed's index.
 NOTHING, STARVED, A_TIMER, A_COMMAND, A_REPORT = -1, -2, -3, -4, -5
@@ -203,13 +205,21 @@ def refusal(r, instruments):
 
 @kernel
 def bar_refusal(r):
-    """`refusal` of a bar: high and low enclose open and close, all are prices, and quantities are not negative."""
+    """`refusal` of a bar: high and low enclose open and close, all are prices, quantities are not negative, and it is over.
+
+    Every decoder takes a bar for received at its end at the earliest, but where a venue's clock is ahead of ours; a table's day of a
+    change of clocks is an hour shorter than its interval.
+    """
     low, high = r.low_ticks, r.high_ticks
     inside = low <= r.open_ticks and r.open_ticks <= high and low <= r.close_ticks and r.close_ticks <= high
     if not inside or low < -PRICE_MAX or high > PRICE_MAX:
         return reasons.OUT_OF_RANGE
-    if np.uint64(r.volume_lots) > np.uint64(QTY_MAX) or r.trades < 0 or r.interval_ns < 0:
+    if np.uint64(r.volume_lots) > np.uint64(QTY_MAX) or r.trades < 0:
         return reasons.OUT_OF_RANGE
+    if np.uint64(r.interval_ns) > np.uint64(INTERVAL_MAX_NS) or r.ts_open_ns < 0:
+        return reasons.OUT_OF_RANGE
+    if r.ts_open_ns > r.ts_recv_ns + CLOCKS_APART_NS - r.interval_ns:
+        return reasons.TIME_IN_FUTURE
     return 0
 
 

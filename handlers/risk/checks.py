@@ -106,7 +106,7 @@ def check_market(limits, m, cause, order_type, price):
     if cause.flags & WARMUP:
         return reasons.IN_WARMUP, 0, 0
     twice = mid_twice(m)
-    if twice <= 0 or (m.venue_seq != 0 and not two_sided(m)):
+    if twice <= 0 or (m.booked != 0 and not two_sided(m)):
         return reasons.INVALID_BOOK, 1, m.valid
     if two_sided(m):  # the paper exchange would fill both sides of an auction's book
         spread = best_price(m, ASK) - best_price(m, BID)

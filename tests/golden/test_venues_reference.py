@@ -10,13 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine.feeds import open_feeds
+from engine.importing import merged
+from engine.run_folder import open_run
 from handlers.domain import reasons
 from handlers.ingest.feed import Feed
 from handlers.ingest.formats import open_feed
 from handlers.ingest.venues.signed import SignedRule
 from tests.golden.decoded import reference
 from tests.golden.folding import Books, fold
-from transport.records import BAR, BOOK_DELTA, BOOK_SNAPSHOT, GAP, QUOTE, TRADE
+from tests.runs import config_file, joined, log_rows, replayed
+from transport.records import BAR, BOOK_DELTA, BOOK_SNAPSHOT, EVENT_END, GAP, QUOTE, TRADE, copied
 
 VENUES = {
     "OKX": "OKX.ws.1.0",
@@ -66,6 +70,36 @@ def test_final_books_are_the_references(venue: Venue) -> None:
             assert instrument.price(ticks) == Decimal(price), symbol
             near = FLOAT32 * Decimal(qty) if venue.name == "BYBIT" else 0
             assert abs(instrument.qty(lots) - Decimal(qty)) <= near, symbol
+
+
+@pytest.mark.parametrize(("name", "beyond", "left_out"), [("KRAKEN", 3, {}), ("COINBASE", 1, {"CRV-EUR": [0, 1]})])
+def test_books_of_the_line_lack_nothing_but_levels_that_stand_too_far(
+    name: str, beyond: int, left_out: dict[str, list[int]], data_dir: Path
+) -> None:
+    """Kraken's levels of more than 2**50 lots are held as so many; Coinbase's ask of 888,888,004 euro, which ends its snapshot, is not."""
+    feeds, instruments = open_feeds([spec(data_dir, VENUES[name])], ())
+    chunks, sequencer = merged(feeds, instruments, 4096)
+    books = fold(joined(*(copied(rows) for rows in chunks)), len(instruments))
+    assert feeds[0].counted()[reasons.LEVEL_OUT_OF_BOUNDS] == beyond
+    assert not sequencer.counters.any()
+    expected = reference(data_dir, f"ws_{name}")["final_books"]
+    for place, instrument in enumerate(instruments):
+        book, m = expected[instrument.symbol], books.markets[place]
+        levels = np.array([book["bid_levels"], book["ask_levels"]]) - left_out.get(instrument.symbol, [0, 0])
+        assert (m["valid"], m["levels"].tolist()) == (1, levels.tolist()), instrument.symbol
+        bid, _, ask, _ = books.tops[place]
+        assert [instrument.price(bid), instrument.price(ask)] == [Decimal(book["best_bid"][0]), Decimal(book["best_ask"][0])]
+
+
+def test_the_line_has_features_of_a_book_whose_snapshot_ends_with_a_level_too_far(data_dir: Path, tmp_path: Path) -> None:
+    config = config_file(tmp_path, "[line]\nlog_features = true\ntimer_interval_ms = 0\n")
+    summary = replayed(tmp_path / "run", spec(data_dir, VENUES["COINBASE"]), config=config)
+    assert "OUT_OF_RANGE" not in summary["ingest"]
+    place = [i.symbol for i in open_run(tmp_path / "run").instruments].index("CRV-EUR")
+    rows, features = (log_rows(tmp_path / "run", log) for log in ("input", "features"))
+    book = (rows["instrument_id"] == place) & ((rows["kind"] == BOOK_SNAPSHOT) | (rows["kind"] == BOOK_DELTA)) & (rows["flags"] & EVENT_END != 0)
+    assert np.count_nonzero(book) > 100
+    assert np.isin(rows["seq"][book], features["seq"][features["instrument_id"] == place]).all()
 
 
 def test_trades_are_the_references(venue: Venue) -> None:

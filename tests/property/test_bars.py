@@ -331,7 +331,9 @@ def new_bars_like(bars: BarsState) -> BarsState:
 
 def test_indicators_take_every_bar_that_opens_at_one_time_where_bars_are_cut_by_trades_and_none_of_the_feeds() -> None:
     made = FeatureSet([("obv", {})], INDICATORS)
-    of_feed = stamped(BAR, START_NS + 10, open_ticks=1, high_ticks=1, low_ticks=1, close_ticks=1, source_id=FEED_BASE, ts_open_ns=START_NS + 9)
+    prices = dict.fromkeys(("open_ticks", "high_ticks", "low_ticks", "close_ticks"), 1)
+    of_feed = stamped(BAR, START_NS + 10, source_id=FEED_BASE, ts_open_ns=START_NS + 9, interval_ns=MINUTE_NS, **prices)
+    del of_feed["venue_seq"]  # which is where a bar has its interval
     for by, size, count in ((BY_TICKS, 2, 8), (BY_TIME, 0, 1)):
         bars = new_bars([size], by=by, interval_ns=MINUTE_NS)
         state = new_features(1, 5, 20, 10, 0, False, 4096, 0, bars, indicators=made)

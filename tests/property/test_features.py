@@ -17,8 +17,8 @@ from tests.golden.oracle_exchange import Book, rows_of
 from tests.stages import Fields, level, slots, snapshot, stamped, trade
 from transport.compiled import kernel
 from transport.records import (
-    ASK, BAR, BID, BUY, BY_FEATURES, CHECKPOINT, COMMAND, END_OF_FEED, EVENT_END, FEATURE, GAP, NO_INSTRUMENT, QUOTE, SELL, TRADE,
-    Record, empty,
+    ASK, BAR, BID, BUY, BY_FEATURES, CHECKPOINT, COMMAND, CONNECTED, CONNECTION, DISCONNECTED, END_OF_FEED, EVENT_END, FEATURE, GAP, NO_INSTRUMENT,
+    OVERRUN, QUOTE, SELL, TRADE, Record, empty,
 )  # fmt: skip
 
 FAST, SLOW, VOLATILITY = 5, 20, 10
@@ -50,22 +50,26 @@ def run(records: list[Fields], *, quotes: bool = False, instruments: int = 2, de
     return out[: _features(state, markets, books, rows, empty(ROWS_MAX), out)]
 
 
-def plain_values(tops: list[Top]) -> list[list[float]]:
-    """The eight values after each (bid, lots, ask, lots)."""
+def plain_values(tops: list[Top | None]) -> list[list[float]]:
+    """The eight values after each (bid, lots, ask, lots); None where the top is not known."""
     out: list[list[float]] = []
     fast = slow = square = 0.0
     before: Top | None = None
-    for bid, bid_lots, ask, ask_lots in tops:
+    for top in tops:
+        if top is None:
+            before = None
+            continue
+        bid, bid_lots, ask, ask_lots = top
         mid, flow = (bid + ask) / 2, 0
-        if before is None:
+        if not out:
             fast = slow = mid
-        else:
+        fast += 2 / (FAST + 1) * (mid - fast)
+        slow += 2 / (SLOW + 1) * (mid - slow)
+        if before is not None:
             was_bid, was_bid_lots, was_ask, was_ask_lots = before
             change = mid - (was_bid + was_ask) / 2
             flow += (bid_lots if bid >= was_bid else 0) - (was_bid_lots if bid <= was_bid else 0)
             flow -= (ask_lots if ask <= was_ask else 0) - (was_ask_lots if ask >= was_ask else 0)
-            fast += 2 / (FAST + 1) * (mid - fast)
-            slow += 2 / (SLOW + 1) * (mid - slow)
             square += 2 / (VOLATILITY + 1) * (change * change - square)
         before, total = (bid, bid_lots, ask, ask_lots), bid_lots + ask_lots
         share = 1.0 / total
@@ -74,27 +78,34 @@ def plain_values(tops: list[Top]) -> list[list[float]]:
     return out
 
 
-def check(rows: np.ndarray, expected: dict[int, list[Top]], note: object) -> None:
+def check(rows: np.ndarray, expected: dict[int, list[Top | None]], note: object) -> None:
     features = rows[rows["kind"] == FEATURE]
     assert not np.isnan(features["values"]).any(), note
     assert (features["source_id"] == BY_FEATURES).all()
     for instrument, tops in expected.items():
         mine = features[features["instrument_id"] == instrument]
         assert mine["values"].tolist() == plain_values(tops), note
-    assert len(features) == sum(map(len, expected.values())) > 100, note
+    assert len(features) == sum(top is not None for tops in expected.values() for top in tops) > 100, note
+    assert any(top is None for tops in expected.values() for top in tops), note
 
 
 @pytest.mark.parametrize("case", range(4))
 def test_values_of_a_quoted_top_equal_plain_python(case: int, seed: int) -> None:
     chance = random.Random(seed + case)
     records: list[Fields] = []
-    expected: dict[int, list[Top]] = defaultdict(list)
-    known: dict[int, Top] = {}
+    expected: dict[int, list[Top | None]] = defaultdict(list)
+    known: dict[int, Top | None] = {}
     price = [chance.choice((50, 10_000, 6_000_000)) for _ in range(2)]
     for now in range(1000, 1600):
         i = chance.randrange(2)
-        if chance.random() < 0.25:
+        draw = chance.random()
+        if draw < 0.25:
             records.append(trade(BUY, price[i], 5, now, i))
+        elif draw < 0.3:
+            records.append(stamped(GAP, now, i))
+            known[i] = None
+            expected[i].append(None)
+            continue
         else:
             price[i] = max(10, price[i] + chance.randrange(-3, 4))
             top = (price[i], chance.choice((1, 7, 10**12)), price[i] + chance.randrange(-2, 4), chance.randrange(1, 900))
@@ -127,10 +138,16 @@ def random_book(chance: random.Random) -> list[Fields]:
 @pytest.mark.parametrize("case", range(4))
 def test_values_of_the_books_top_equal_plain_python_over_crossed_empty_and_broken_books(case: int, seed: int) -> None:
     records = random_book(random.Random(seed + 10 + case))
-    book, tops = Book(), []
+    book: Book = Book()
+    tops: list[Top | None] = []
     for r in rows_of(slots(records)):
         book.apply(r)
-        if r.flags & EVENT_END and r.kind not in (QUOTE, GAP) and book.open():
+        if r.kind == GAP:
+            tops.append(None)
+        elif r.flags & EVENT_END and r.kind != QUOTE:
+            if not book.open():
+                tops.append(None)
+                continue
             bid, ask = book.top()
             tops.append((bid, book.sides[BUY][bid], ask, book.sides[SELL][ask]))
     check(run(records), {0: tops}, seed + 10 + case)
@@ -197,6 +214,31 @@ def _checkpoint(owned, rows, n, scratch):
 def test_no_row_comes_before_both_sides_are_known() -> None:
     assert not len(run([trade(BUY, 100, 1, 1000), level(BID, 99, 5, 1001)]))
     assert not len(run([trade(BUY, 100, 1, 1000), stamped(QUOTE, 1001, price_ticks=99, qty_lots=5)], quotes=True))
+
+
+LOSSES = {"gap": stamped(GAP, 2), "end": stamped(CONNECTION, 2, NO_INSTRUMENT, action=DISCONNECTED), "overrun": stamped(CONNECTION, 2, NO_INSTRUMENT, action=OVERRUN)}
+
+
+def test_what_does_not_end_a_connection_loses_nothing() -> None:
+    quote = stamped(QUOTE, 1, price_ticks=99, qty_lots=10, ask_ticks=101, ask_lots=7)
+    rows = run([quote, stamped(CONNECTION, 2, NO_INSTRUMENT, action=CONNECTED), {**quote, "qty_lots": 15}], quotes=True)
+    assert rows["values"][:, 4].tolist() == [0.0, 5.0]
+
+
+@pytest.mark.parametrize(("quotes", "loss"), [(False, "gap"), *((True, loss) for loss in LOSSES)])
+def test_what_moved_in_a_gap_is_no_order_flow_and_no_volatility(quotes: bool, loss: str) -> None:
+    """Of quotes the last one before the gap is not what a trade behind it finds. (A connection that ends is told of books by gaps.)"""
+    sides = {"price_ticks": 99, "qty_lots": 10, "ask_ticks": 101, "ask_lots": 7}
+    far = {"price_ticks": 899, "qty_lots": 10, "ask_ticks": 901, "ask_lots": 7}
+    before = [stamped(QUOTE, 1, **sides)] if quotes else snapshot({99: 10}, {101: 7}, 1)
+    behind = [stamped(QUOTE, 4, **far)] if quotes else snapshot({899: 10}, {901: 7}, 4)
+    for broken in (True, False):
+        records = [*before, trade(BUY, 101, 1, 2), *([LOSSES[loss]] if broken else []), trade(BUY, 901, 1, 3), *behind, trade(BUY, 901, 1, 5)]
+        values = run(records, quotes=quotes)["values"]
+        assert values[:, 0].tolist() == [100.0] * (2 if broken else 3) + [900.0] * 2
+        assert values[-2:, 4].tolist() == ([0.0, 0.0] if broken else [10.0 + 7.0, 0.0])
+        assert (values[-1, 7] == 0.0) == broken
+        assert 100.0 < values[-1, 6] < values[-1, 5] < 900.0, "the means go on"
 
 
 def test_top_without_lots_makes_no_row_and_no_nan() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +13,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import handlers.ingest
 from handlers.domain import reasons
+from handlers.ingest.dbn.feed import DbnFeed
+from handlers.ingest.dbn.layouts import LAYOUTS
 from handlers.ingest.feed import Feed
-from handlers.ingest.formats import open_feed
-from tests.fuzz_feeds import FORMATS, WITHOUT_ORIGIN, check, dbn_body, seeds
+from handlers.ingest.formats import PROTOCOLS, open_feed
+from handlers.ingest.lean.feed import LeanFeed
+from handlers.ingest.live.feed import LiveFeed
+from handlers.ingest.synthetic.feed import SyntheticFeed
+from handlers.ingest.tables.feed import TableFeed
+from handlers.ingest.tables.parquet import is_parquet
+from handlers.ingest.venues.capture import CaptureFeed
+from handlers.ingest.venues.capture_lines import Form
+from handlers.ingest.venues.protocol import Protocol
+from tests.fuzz_feeds import FORMATS, Format, WITHOUT_ORIGIN, check, dbn_body, seeds
 from tests.runs import joined
 
+NOT_OF_FILES = {SyntheticFeed, LiveFeed}  # makes its records; decodes what a venue sends as a capture of it is decoded
+LEAN_SHAPES = {(True, "trade", "equity"), (True, "quote", "equity"), (True, "quote", "forex"), (False, "trade", "equity"), (False, "quote", "equity")}
 EVERY_LINE_TOLD = ("tbbo", "trades", "ohlcv", "bbo", "status", "definition", "statistics")
 Damage = Callable[[bytearray, int], None]  # content, where its records begin
 
@@ -56,12 +71,45 @@ def corpus(data_dir: Path) -> dict[str, list[bytes]]:
     return found
 
 
+@pytest.fixture(scope="module")
+def opened(corpus: dict[str, list[bytes]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Feed | None]]:
+    """Each seed as a feed, its file still there; None for one that is none."""
+    folder = tmp_path_factory.mktemp("seeds")
+    found: dict[str, list[Feed | None]] = {name: [] for name in FORMATS}
+    for name, contents in corpus.items():
+        for number, content in enumerate(contents):
+            (folder / name / str(number)).mkdir(parents=True)
+            found[name].append(check(content, folder / name / str(number) / "damaged", FORMATS[name]))
+    return found
+
+
 @pytest.mark.parametrize("name", sorted(FORMATS))
-def test_seeds_are_feeds_that_read_alike_twice(corpus: dict[str, list[bytes]], tmp_path: Path, name: str) -> None:
+def test_seeds_are_feeds_that_read_alike_twice(opened: dict[str, list[Feed | None]], name: str) -> None:
     """The beginning of a capture may hold answers to subscriptions alone, which no venue claims, and a sample of daily bars no record."""
-    found = [check(content, tmp_path / "seed", FORMATS[name].open) for content in corpus[name]]
-    assert all(found) or name == "cryptofeed"
-    assert sum(feed is not None and feed.lines > 0 for feed in found) > len(corpus[name]) / 2
+    assert all(opened[name]) or name == "cryptofeed"
+    assert sum(feed is not None and feed.lines > 0 for feed in opened[name]) > len(opened[name]) / 2
+
+
+def test_every_decoder_has_a_seed(opened: dict[str, list[Feed | None]]) -> None:
+    """What reads a file, a venue's messages, a way of writing lines, a kind of table or a form of DBN record."""
+    for module in pkgutil.walk_packages(handlers.ingest.__path__, "handlers.ingest."):
+        importlib.import_module(module.name)
+    feeds = [feed for of in opened.values() for feed in of if feed is not None]
+    captures = [feed for feed in feeds if isinstance(feed, CaptureFeed)]
+    tables = [feed for feed in feeds if isinstance(feed, TableFeed)]
+    assert subclasses(Feed) - {type(feed) for feed in feeds} == NOT_OF_FILES
+    assert {type(feed.survey.protocol) for feed in captures} == set(PROTOCOLS) == subclasses(Protocol)
+    assert {type(feed.form) for feed in captures} == subclasses(Form)
+    assert {(feed.files[0].table.kind, is_parquet(feed.paths[0])) for feed in tables} >= {(k, p) for k in ("trade", "quote", "book_delta", "bar") for p in (False, True)}
+    assert {(f.resolution == "tick", f.what, f.asset) for feed in feeds if isinstance(feed, LeanFeed) for f in feed.files} == LEAN_SHAPES
+    found = {layout.decoder for feed in feeds if isinstance(feed, DbnFeed) for _, _, layout in feed._records_quietly(feed.paths[0])}
+    assert found == {layout.decoder for layout in LAYOUTS}
+
+
+def subclasses(base: type) -> set[type]:
+    """All classes below `base` that the engine has, with those below them."""
+    below = {c for c in base.__subclasses__() if c.__module__.startswith("handlers.")}
+    return below | {c for b in below for c in subclasses(b)}
 
 
 @pytest.mark.parametrize("name", sorted(FORMATS))
@@ -76,7 +124,7 @@ def test_damage_is_counted_and_never_raised(corpus: dict[str, list[bytes]], name
         for spoil in spoils:
             spoil(content, body)
         with tempfile.TemporaryDirectory() as folder:
-            check(bytes(content), Path(folder) / "damaged", FORMATS[name].open)
+            check(bytes(content), Path(folder) / "damaged", FORMATS[name])
 
     hold()
 
@@ -92,7 +140,7 @@ def test_every_record_of_a_damaged_file_has_rows_or_a_reason(data: st.DataObject
             content[begins + int(at * (len(content) - begins))] = value
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "damaged"
-        feed = check(bytes(content), path)
+        feed = check(bytes(content), path, FORMATS["dbn"])
         assert feed is not None
         if any(kind in str(feed._schema) for kind in EVERY_LINE_TOLD):  # type: ignore[attr-defined]
             assert told(feed) == feed.lines
@@ -112,7 +160,7 @@ def test_record_that_claims_no_length_ends_the_file_with_a_reason(
 ) -> None:
     content = bytearray(next(c for c in corpus["dbn"] if b"ESH1" in c and len(c) < 480))
     content[dbn_body(bytes(content)) + at] = 0
-    feed = check(bytes(content), tmp_path / "damaged")
+    feed = check(bytes(content), tmp_path / "damaged", FORMATS["dbn"])
     assert feed is not None
     assert [reasons.NAME[r] for r in feed.counters] == [reason]
     assert feed.lines == at // 56
@@ -127,4 +175,4 @@ def test_a_rule_that_is_broken_is_seen(corpus: dict[str, list[bytes]], tmp_path:
             return np.empty(0, np.int64)
 
     with pytest.raises(IndexError, match="past the end"):
-        check(corpus["dbn"][0], tmp_path / "seed", lambda spec: Careless("x", open_feed(spec).instruments))
+        check(corpus["dbn"][0], tmp_path / "seed", Format((), 0, open=lambda spec: Careless("x", open_feed(spec).instruments)))

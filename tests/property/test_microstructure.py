@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from handlers.features.catalogue import MICROSTRUCTURE
-from handlers.features.declare import LEVELS_MAX, ON_BOOK, ON_TRADE
+from handlers.features.declare import LEVELS_MAX, ON_BOOK, ON_GAP, ON_TRADE
 from handlers.features.feature_set import FeatureSet
 from tests.events import Events, random_events, still_events
 from transport.records import BUY, NO_SIDE
@@ -124,14 +124,17 @@ def bucketed(events: Events, bucket: int, period: int, bulk: int) -> list[Row]:
     """Every lot by itself: its price and side, cut into buckets."""
     out: list[Row] = []
     lots: list[tuple[float, float]] = []
+    interrupted: set[int] = set()  # buckets that a gap stands in or right before
     for x in events:
+        if x["kind"] == ON_GAP:
+            interrupted.add(len(lots) // bucket)
         if x["kind"] == ON_TRADE:
             lots += [(0.5 + 0.5 * side_of(x), float(x["price"]))] * int(x["qty"])
         whole = len(lots) // bucket
         bought = [math.fsum(share for share, _ in lots[b * bucket : (b + 1) * bucket]) for b in range(whole)]
         last = [lots[(b + 1) * bucket - 1][1] for b in range(whole)]
         if bulk:
-            change = [0.0, *np.diff(last)] if whole else []
+            change = [0.0 if b == 0 or b in interrupted else last[b] - last[b - 1] for b in range(whole)]
             bought = []
             for b in range(whole):
                 recent = change[b - period + 1 : b + 1] if b + 1 >= period else []
@@ -156,6 +159,8 @@ def variance(events: Events, period: int, sample_ms: int) -> list[Row]:
     ended: dict[int, float] = {}  # interval -> its last mid
     steps: list[float] = []
     for x in events:
+        if x["kind"] == ON_GAP:
+            ended, steps = {}, []
         if sample_ms:
             now = int(x["ts_ns"]) // (sample_ms * NS_PER_MS)
             mids = []
@@ -204,14 +209,18 @@ def kyle(events: Events, period: int, trades: int) -> list[Row]:
 def roll(events: Events, period: int) -> list[Row]:
     out: list[Row] = []
     prices: list[float] = []
+    pairs: list[tuple[float, float]] = []
     for x in events:
+        if x["kind"] == ON_GAP:
+            prices = []
         if x["kind"] == ON_TRADE:
-            prices.append(float(x["price"]))
-        d = np.diff(prices)
-        if len(d) <= period:
+            prices = [*prices[-2:], float(x["price"])]
+            if len(prices) == 3:
+                pairs.append((prices[2] - prices[1], prices[1] - prices[0]))
+        if len(pairs) < period:
             out.append(None)
             continue
-        a, b = d[1:][-period:], d[:-1][-period:]
+        a, b = np.array(pairs[-period:]).T
         out.append([2 * math.sqrt(max(-float(((a - a.mean()) * (b - b.mean())).mean()), 0.0))])
     return out
 
@@ -309,12 +318,12 @@ def test_every_feature_of_events_has_a_definition_of_its_own() -> None:
 def test_values_are_those_of_the_definition(name: str, seed: int) -> None:
     oracle, sets = ORACLES[name]
     for params in sets:
-        for gaps in (0.0, 0.04):
-            events = random_events(seed, 250, gaps=gaps)
+        for gaps, missed in ((0.0, 0.0), (0.04, 0.0), (0.0, 0.02)):
+            events = random_events(seed, 250, gaps=gaps, missed=missed)
             made = FeatureSet([(name, params)], MICROSTRUCTURE).batch(events)
             due = np.array([np.full(made.shape[1], np.nan) if row is None else row for row in oracle(events, **params)])
             assert (np.isnan(made) == np.isnan(due)).all(), (params, gaps, np.flatnonzero((np.isnan(made) != np.isnan(due)).any(axis=1))[:5])
-            assert np.isfinite(made).any(), params
+            assert missed or np.isfinite(made).any(), params
             gone = np.isnan(due)
             assert made[~gone] == pytest.approx(due[~gone], rel=1e-9, abs=1e-16 if name == "realised_variance" else 1e-9), (params, gaps)
 
@@ -359,6 +368,20 @@ def test_one_trade_of_many_buckets_is_the_same_as_many_trades_of_one() -> None:
     events["qty"][10] = 30.0 * 1e9
     vpin = FeatureSet([("vpin", {"bucket": 30, "period": 20})], MICROSTRUCTURE).batch(events)[:, 0]
     assert np.isnan(vpin[:10]).all() and (vpin[10:] == 1.0).all()
+
+
+@pytest.mark.parametrize(("name", "params"), [("realised_variance", {"period": 2, "sample_ms": 0}), ("roll_spread", {"period": 2})])
+def test_what_moved_in_a_gap_is_no_return(name: str, params: dict[str, float]) -> None:
+    """The market is 1,000 ticks higher behind the gap; else it moves by one tick up and one down."""
+    events = random_events(3, 24, trades=0.0)
+    events["kind"][1::2] = ON_TRADE
+    for column, moves in (("mid", (0, 1)), ("price", (0, 1))):
+        events[column] = 10_000.0 + np.resize(np.repeat(moves, 2), 24) + 1000.0 * (np.arange(24) > 12)
+    events["kind"][12], events["mid"][12] = ON_GAP, np.nan
+    made = FeatureSet([(name, params)], MICROSTRUCTURE).batch(events)[:, 0]
+    assert np.isfinite(made[-1]) and np.nanmax(made) < (1e-7 if name == "realised_variance" else 3.0)
+    events["kind"][12], events["mid"][12] = ON_TRADE, events["mid"][11]
+    assert np.nanmax(FeatureSet([(name, params)], MICROSTRUCTURE).batch(events)[:, 0]) > (1e-3 if name == "realised_variance" else 20.0)
 
 
 def test_of_trades_that_wait_for_their_later_mid_only_so_many_are_kept() -> None:

@@ -158,6 +158,23 @@ def test_what_a_gap_of_the_book_hides_is_no_flow() -> None:
     assert found[1][1] == 4.0 and np.isnan(found[1][2]) and found[1][3] == 3.0 and len(found[1]) == 4
 
 
+def test_quotes_are_not_known_from_a_gap_to_the_next_one() -> None:
+    made = FeatureSet([("order_flow", {"period": 1}), ("queue_imbalance", {"levels": 1})], MICROSTRUCTURE)
+    quote = {"price_ticks": 99, "qty_lots": 10, "ask_ticks": 101, "ask_lots": 10}
+    records = [
+        stamped(QUOTE, 1, **quote), stamped(QUOTE, 2, **{**quote, "qty_lots": 14}), stamped(GAP, 3), stamped(TRADE, 4, price_ticks=300, qty_lots=1),
+        stamped(QUOTE, 5, **{**quote, "price_ticks": 100, "qty_lots": 50}), stamped(QUOTE, 6, **{**quote, "price_ticks": 100, "qty_lots": 53}),
+    ]  # fmt: skip
+    state = new_features(1, 5, 20, 10, SECOND_NS, True, 4096, events=made)
+    markets, orders = new_markets([False])
+    out = empty(4 * len(records))
+    rows = slots({**r, "seq": n} for n, r in enumerate(records))
+    found = event_slots(out[: _features(state, markets, orders, rows, empty(ROWS_MAX), out)])
+    flow, imbalance = found["values"][:, 0].tolist(), found["values"][:, 1].tolist()
+    assert found["seq"].tolist() == [0, 1, 3, 4, 5] and np.isnan([flow[0], flow[2], imbalance[2], flow[3]]).all()
+    assert (flow[1], flow[4]) == (4.0, 3.0) and imbalance[3] == 40 / 60
+
+
 @pytest.mark.parametrize("bars", [BarsConfig(interval_s=1), BarsConfig(by="ticks", size=50), BarsConfig(of="quotes", interval_s=1)], ids=str)
 def test_a_line_without_features_of_events_says_the_same_but_for_their_rows(bars: BarsConfig) -> None:
     line = LineConfig(log_features=True, top="quote" if bars.of == "quotes" else "book")

@@ -18,6 +18,7 @@ from engine.line import build_line, factors_of
 from engine.session import standstill
 from handlers.domain.book import new_markets
 from handlers.domain.schema import EVENT_FEATURES_FROM, FACTOR_SCORES, FACTORS_FROM, schema_id
+from handlers.features.bars import BY_TIME, new_bars
 from handlers.features.factor_panel import score_panel
 from handlers.features.factors import FACTORS, Z_SCORE, new_factors
 from handlers.features.stage import new_features, rows_max
@@ -26,7 +27,7 @@ from tests.runs import config_file, done, log_rows, replayed, table
 from tests.sim.test_line_indicators import ROWS, SEED, logs_of, one_bar
 from tests.stages import slots
 from transport.records import (
-    BAR, CHECKPOINT, COMMAND, END_OF_FEED, EVENT_END, FEATURE, NO_INSTRUMENT, SIGNAL, TIMER, copied, empty,
+    BAR, BID, CHECKPOINT, COMMAND, END_OF_FEED, EVENT_END, FEATURE, NO_INSTRUMENT, NO_SIDE, SIGNAL, TIMER, copied, empty,
 )  # fmt: skip
 
 STOCKS, DAYS = "ABCDE", 40
@@ -216,8 +217,11 @@ def test_a_strategy_reads_the_factors_and_one_that_reads_features_is_not_shown_t
     assert signals["instrument_id"].tolist() == found["instrument_id"][known].tolist()
 
 
-def stepped(steps: list[tuple[str, int, int]]) -> list[list[tuple[int, bool]]]:
-    """What one universe of two says to bars ("bar", instrument, opened at second), to timers and to the end: (instrument, known reversal)."""
+def stepped(steps: list[tuple[str, int, int]], late: list[int] | None = None) -> list[list[tuple[int, bool]]]:
+    """What one universe of two says to bars ("bar", instrument, opened at second), to timers and to the end: (instrument, known reversal).
+
+    How many bars it counted as late is added to `late`.
+    """
     made = factors_of(Config(factors=FactorsConfig(enabled=True, **WINDOWS)), SyntheticFeed(SEED, 10, 2).instruments)
     state = new_features(2, 5, 20, 10, SECOND_NS, False, 4096, factors=made, close_after_ns=SECOND_NS // 2)
     markets, _ = new_markets([False, False])
@@ -230,6 +234,8 @@ def stepped(steps: list[tuple[str, int, int]]) -> list[list[tuple[int, bool]]]:
             fields = {"kind": COMMAND, "action": END_OF_FEED, "instrument_id": NO_INSTRUMENT, "flags": EVENT_END}
         n = one_bar(state, markets, slots([fields]), out)
         said.append([(int(r["instrument_id"]), not np.isnan(r["values"][1])) for r in out[:n] if r["kind"] == FEATURE])
+    if late is not None:
+        late.append(int(state.universe.clock[0]["late"]))
     return said
 
 
@@ -240,8 +246,24 @@ def test_a_universe_bar_is_over_by_a_later_bar_a_timer_or_the_end_and_late_bars_
     timers = [("bar", 0, 0), ("bar", 1, 0), ("timer", 0, SECOND_NS + half - 1), ("timer", 0, SECOND_NS + half), ("timer", 0, 9 * SECOND_NS)]
     assert stepped(timers) == [[], [], [], both, []]
     late = [("bar", 0, 0), ("timer", 0, 2 * SECOND_NS), ("bar", 1, 0), ("bar", 0, 2), ("bar", 1, 1), ("end", 0, 0), ("end", 0, 0)]
-    assert stepped(late) == [[], [(0, False)], [], [], [], [(0, True)], []]
+    counted: list[int] = []
+    assert stepped(late, counted) == [[], [(0, False)], [], [], [], [(0, True)], []] and counted == [2]
     assert stepped([("bar", 0, 0), ("bar", 0, 0), ("bar", 0, 1), ("timer", 0, 0)])[1:] == [[], [(0, False)], []], "a bar counts once"
+
+
+@pytest.mark.parametrize("quotes", [0, 1])
+def test_what_was_bid_is_no_traded_value(quotes: int) -> None:
+    made = factors_of(Config(factors=FactorsConfig(enabled=True, **WINDOWS)), SyntheticFeed(SEED, 10, 2).instruments)
+    cut = new_bars([0] * 2 * (1 + quotes), by=BY_TIME, interval_ns=SECOND_NS, quotes=quotes)
+    state = new_features(2, 5, 20, 10, 0, False, 4096, cut=cut, factors=made, close_after_ns=SECOND_NS)
+    markets, _ = new_markets([False, False])
+    out, found = empty(rows_max(2, None, bool(quotes), factors=True)), []
+    for at in range(8):
+        for i in range(2):
+            bar = {"kind": BAR, "ts_open_ns": at * SECOND_NS, "interval_ns": SECOND_NS, "instrument_id": i, "close_ticks": 50 + at * i, "volume_lots": 5}
+            n = one_bar(state, markets, slots([{**bar, "side": BID if quotes else NO_SIDE}]), out)
+            found += out[:n][out[:n]["kind"] == FEATURE]["values"][:, [2, 3]].tolist()
+    assert len(found) == 14 and np.isnan(found[-1]).tolist() == [False, bool(quotes)], "volatility and illiquidity"
 
 
 def test_the_schema_that_rows_bear_is_another_with_other_factors() -> None:

@@ -20,13 +20,14 @@ from handlers.domain.book import new_markets
 from handlers.domain.borrowed import borrow
 from handlers.domain.schema import INDICATORS_FROM, schema_id
 from handlers.features.at_bars import SESSION_NS
+from handlers.features.bars import BY_SESSION, BY_TICKS, BY_TIME, ON_RECORD, SESSION, BarsState, new_bars
 from handlers.features.declare import BAR_INPUT
 from handlers.features.stage import ROWS_MAX, new_features, step_features
 from handlers.ingest.synthetic.feed import SyntheticFeed
 from tests.runs import config_file, done, joined, log_rows, replayed, table
 from tests.stages import slots
 from transport.compiled import kernel
-from transport.records import BAR, CHECKPOINT, FEATURE, SIGNAL, copied, empty
+from transport.records import ASK, BAR, BID, CHECKPOINT, FEATURE, NO_SIDE, SIGNAL, copied, empty
 
 ROWS, SEED = 20_000, 3
 WANTED = (("sma", {"period": 3}), ("macd", {"fast": 2, "slow": 4, "signal": 2}), ("bollinger", {"period": 5}), ("vwap_session", {}))
@@ -102,8 +103,7 @@ def inputs_of(bars: Rows) -> Rows:
     out = np.zeros(len(bars), BAR_INPUT)
     for name in ("open", "high", "low", "close"):
         out[name] = bars[f"{name}_ticks"]
-    out["volume"], out["ts_open_ns"], out["interval_ns"] = bars["volume_lots"], bars["ts_open_ns"], bars["interval_ns"]
-    out["session"] = bars["ts_open_ns"] // SESSION_NS
+    out["volume"], out["session"] = bars["volume_lots"], bars["ts_open_ns"] // SESSION_NS
     return out
 
 
@@ -153,11 +153,63 @@ def test_a_bar_counts_once_and_only_of_the_configured_interval() -> None:
     state = new_features(1, 5, 20, 10, SECOND_NS, False, 4096, 0, indicators=made)
     markets, _ = new_markets([False])
     out, told = empty(ROWS_MAX), []
-    for opened, interval in ((0, 1), (0, 1), (1, 60), (2, 1), (1, 1), (10**9, 1), (3, 1)):
+    for opened, interval in ((0, 1), (0, 1), (1, 60), (2, 1), (1, 1), (3, 1)):
         bar = slots([{"kind": BAR, "ts_open_ns": opened * SECOND_NS, "interval_ns": interval * SECOND_NS, "volume_lots": 7, "close_ticks": opened}])
         n = one_bar(state, markets, bar, out)
         told.append([float(row["values"][0]) for row in out[:n] if row["kind"] == FEATURE])
-    assert told == [[7.0], [], [], [14.0], [], [], [21.0]], "nor one of another year, after which no other would be"
+    assert told == [[7.0], [], [], [14.0], [], [21.0]]
+    assert state.indicators.shape[["others", "again"]][0].tolist() == (1, 2)
+
+
+OPEN_NS = 20_000 * SESSION_NS + 52_200 * SECOND_NS  # half past two in the afternoon
+HOURS = np.array([(OPEN_NS + k * SESSION_NS, OPEN_NS + k * SESSION_NS + 200 * SECOND_NS, 20_000 + k) for k in range(3)], SESSION)
+MINUTES: dict[str, Any] = {"by": BY_TIME, "interval_ns": 60 * SECOND_NS, "close_on": ON_RECORD}
+BAR_TIMES = {  # (opened, seconds, side)
+    "a minute": (OPEN_NS, 60, NO_SIDE), "a day": (OPEN_NS + 60 * SECOND_NS, 86_400, NO_SIDE), "of the bid": (OPEN_NS + 60 * SECOND_NS, 60, BID),
+    "of the ask": (OPEN_NS + 60 * SECOND_NS, 60, ASK), "half a minute on": (OPEN_NS + 90 * SECOND_NS, 60, NO_SIDE),
+    "the session's rest": (OPEN_NS + 180 * SECOND_NS, 20, NO_SIDE), "at night": (OPEN_NS + 240 * SECOND_NS, 60, NO_SIDE),
+    "a session": (OPEN_NS + SESSION_NS, 200, NO_SIDE), "the next minute": (OPEN_NS + 2 * SESSION_NS + 60 * SECOND_NS, 60, NO_SIDE),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("cut", "counts"),
+    [
+        (new_bars([0], **MINUTES), ["a minute", "half a minute on", "at night", "the next minute"]),
+        (new_bars([0, 0], quotes=1, **MINUTES), ["of the bid"]),
+        (new_bars([0], HOURS, **MINUTES), ["a minute", "the session's rest", "the next minute"]),
+        (new_bars([0], HOURS, by=BY_SESSION), ["a session"]),
+        (new_bars([0], by=BY_SESSION), ["a day"]),
+        (new_bars([5], by=BY_TICKS), []),
+    ],
+    ids=["minutes", "minutes of quotes", "minutes of sessions", "sessions", "days", "ticks"],
+)
+def test_of_the_bars_of_a_feed_indicators_take_those_that_the_line_could_have_cut(cut: BarsState, counts: list[str]) -> None:
+    state = new_features(1, 5, 20, 10, 0, False, 4096, 0, cut, indicators_of(Config(feature=(IndicatorConfig("obv"),))))
+    markets, _ = new_markets([False])
+    out, told = empty(ROWS_MAX), []
+    for name, (opened, seconds, side) in BAR_TIMES.items():
+        bar = {"kind": BAR, "ts_open_ns": opened, "interval_ns": seconds * SECOND_NS, "side": side, "volume_lots": 1, "close_ticks": 5}
+        n = one_bar(state, markets, slots([bar]), out)
+        assert out[0]["kind"] == BAR and out[0]["interval_ns"] == seconds * SECOND_NS, "every bar is handed on"
+        told += [name] * (n == 2)
+    assert told == counts
+    asks = 1 if cut.rule[0]["quotes"] else 0  # the other of a pair, which is left out but not passed over
+    assert state.indicators.shape[0]["others"] == len(BAR_TIMES) - len(counts) - asks
+
+
+def test_a_feeds_bar_is_of_the_calendars_session_over_midnight() -> None:
+    begins = 20_001 * SESSION_NS - 60 * SECOND_NS
+    cut = new_bars([0], np.array([(begins, begins + 180 * SECOND_NS, 20_001)], SESSION), **MINUTES)
+    state = new_features(1, 5, 20, 10, 0, False, 4096, 0, cut, indicators_of(Config(feature=(IndicatorConfig("vwap_session"),))))
+    markets, _ = new_markets([False])
+    out, told = empty(ROWS_MAX), []
+    for k in range(3):
+        prices = dict.fromkeys(("open_ticks", "high_ticks", "low_ticks", "close_ticks"), 10 * (k + 1))
+        bar = {"kind": BAR, "ts_open_ns": begins + 60 * SECOND_NS * k, "interval_ns": 60 * SECOND_NS, "volume_lots": 1, **prices}
+        assert one_bar(state, markets, slots([bar]), out) == 2
+        told.append((int(out[0]["session"]), float(out[1]["values"][0])))
+    assert told == [(20_001, 10.0), (20_001, 15.0), (20_001, 20.0)]
 
 
 def test_the_schema_that_rows_bear_is_another_with_another_set() -> None:

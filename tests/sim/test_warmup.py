@@ -105,7 +105,8 @@ class Market:
         if depth:
             book = {"lastUpdateId": 9, "bids": [["59999.50", "1.0"]], "asks": [["60000.50", "1.0"]]}
             diff = {"e": "depthUpdate", "E": self.t0_ms, "s": "BTCUSDT", "U": 9, "u": 10, "b": [["59999.00", "1.00000"]], "a": []}
-            lines[1:1] = [(self.t0_ms, {"stream": "btcusdt@depth", "data": diff}), (self.t0_ms, book)]
+            answer = {"tickline": "rest", "url": "https://api.binance.com/api/v3/depth?symbol=BTCUSDT", "status": 200, "body": book}
+            lines[1:1] = [(self.t0_ms, {"stream": "btcusdt@depth", "data": diff}), (self.t0_ms, answer)]
         head = {"tickline": "capture", "venue": "binance", "symbols": ["BTCUSDT"]}
         info = {"tickline": "rest", "url": "https://api.binance.com/api/v3/exchangeInfo", "status": 200, "body": INFO}
         path.write_text("".join(f"{ms * 10**6} {json.dumps(body, separators=(',', ':'))}\n" for ms, body in [(self.t0_ms, head), (self.t0_ms, info), *lines]))

@@ -19,13 +19,16 @@ from engine.loops import run_fused, run_logged
 from engine.ring_loops import run_ingest
 from engine.worker_loop import run_worker
 from engine.workers import load_ring_kernels
+from handlers.ingest.bounds import hold_to_bounds
 from handlers.ingest.venues.binance_kernels import scan_messages
 from handlers.features.at_universe import step_universe
 from handlers.features.catalogue import INDICATORS
 from handlers.features.declare import BAR_INPUT, Feature
 from handlers.features.feature_set import FeatureSet, run_features, update_features
 from handlers.ingest.venues.checksums import fold_levels, kraken_checksum, okx_checksum, trim
+from handlers.ingest.clocks import read_clocks
 from handlers.ingest.dbn.levels import write_levels
+from handlers.ingest.dbn.orders import find_gaps, move_ends
 from handlers.ingest.dbn.walk import find_records
 from handlers.ingest.venues.kraken import Facts, KrakenRule
 from handlers.ingest.lean.text import scan_lines as scan_lean_lines
@@ -56,7 +59,7 @@ LOOPS = {"run_fused": frozenset(), "run_logged": COUNTS, "run_ingest": COUNTS | 
 TABLES = (decode_lines, scan_lines, add_names, mark_events, counts_to_times, doubles_to_units, finish_rows, scale_column, texts_to_words)
 SIGNED = (fold_levels, trim, okx_checksum, kraken_checksum)
 BESIDE = (
-    *SIGNED, scan_messages, read_times, find_bodies, write_rows, write_levels, find_records, scan_lean_lines, cycles_now, pack_words, unpack_words,
+    *SIGNED, hold_to_bounds, scan_messages, read_times, find_bodies, write_rows, write_levels, find_records, find_gaps, move_ends, read_clocks, scan_lean_lines, cycles_now, pack_words, unpack_words,
     copy_run, materialise, take_runs, market_words,
     generate, step_universe,
 )  # fmt: skip

@@ -17,6 +17,7 @@ class Archive:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.faults: list[str] = []
+        self.checksum_faults: list[str] = []  # of requests for a CHECKSUM
         self.asked: list[tuple[str, str | None]] = []
         self.ranges = True
         self.url = ""
@@ -43,10 +44,20 @@ def _handler(archive: Archive) -> type[BaseHTTPRequestHandler]:
                 self.send_error(404)
                 return
             fault = archive.faults.pop(0) if archive.faults and self.path.endswith(".zip") else ""
+            if archive.checksum_faults and self.path.endswith(".CHECKSUM"):
+                fault = archive.checksum_faults.pop(0)
+            if fault.startswith("to "):
+                self._elsewhere(fault.removeprefix("to "))
+                return
             if fault.isdigit() or ":" in fault:
                 self._busy(*fault.split(":"))
                 return
             first = int(span.removeprefix("bytes=").rstrip("-")) if span and archive.ranges else 0
+            if fault.startswith("span "):
+                self.send_response(206)
+                self.send_header("Content-Range", fault.removeprefix("span "))
+                self.end_headers()
+                return
             if first >= len(body) and span:
                 self.send_error(416)
                 return
@@ -56,6 +67,12 @@ def _handler(archive: Archive) -> type[BaseHTTPRequestHandler]:
             self.send_response(int(code))
             if retry_after:
                 self.send_header("Retry-After", retry_after)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def _elsewhere(self, url: str) -> None:
+            self.send_response(302)
+            self.send_header("Location", url)
             self.send_header("Content-Length", "0")
             self.end_headers()
 

@@ -21,6 +21,13 @@ from handlers.ingest.lean.files import find_csv, read_whole
 LINES = [b"one", b"", b"three " * 50, bytes(range(11, 256)), b"last"]
 TEXT = b"\n".join(LINES) + b"\n"
 HALF = len(TEXT) // 2
+
+
+def skipped(content: bytes, number: int = 7) -> bytes:
+    """A frame of zstd that a reader passes over (RFC 8878, 3.1.2)."""
+    return (0x184D2A50 + number).to_bytes(4, "little") + len(content).to_bytes(4, "little") + content
+
+
 PACKED = {
     "plain": TEXT,
     "gzip": gzip.compress(TEXT),
@@ -28,6 +35,9 @@ PACKED = {
     "gzip members": gzip.compress(TEXT[:HALF]) + gzip.compress(b"") + gzip.compress(TEXT[HALF:]),
     "zstd frames": zstandard.compress(TEXT[:HALF]) + zstandard.compress(TEXT[HALF:]),
     "gzip, then zstd": gzip.compress(TEXT[:HALF]) + zstandard.compress(TEXT[HALF:]),
+    "gzip, filled up with zeros": gzip.compress(TEXT) + bytes(1000),
+    "gzip members, each filled up with zeros": gzip.compress(TEXT[:HALF]) + bytes(3) + gzip.compress(TEXT[HALF:]) + bytes(1),
+    "zstd between frames to be skipped": skipped(b"") + zstandard.compress(TEXT[:HALF]) + skipped(bytes(300)) + zstandard.compress(TEXT[HALF:]) + skipped(b"seek table"),
 }
 
 
@@ -94,6 +104,28 @@ def test_a_damaged_file_gives_what_came_before_the_damage(file: Path, monkeypatc
         list(read_lines(file))
 
 
+@pytest.mark.parametrize("end", [b"\0" * 7 + b"text", zstandard.compress(TEXT)[:9] + b"\0", b"\0\x1f"])
+def test_zeros_behind_a_member_do_not_hide_what_follows_them(file: Path, end: bytes) -> None:
+    file.write_bytes(gzip.compress(TEXT) + end)
+    found, error = taken(read_lines(file))
+    assert (found, error is None) == (LINES, False)
+
+
+def test_a_frame_to_be_skipped_may_be_cut_off_and_is_not_read_into_memory(file: Path) -> None:
+    file.write_bytes(zstandard.compress(TEXT) + skipped(bytes(1 << 16))[: 1 << 15])
+    assert taken(read_lines(file)) == (LINES, TruncatedError)
+    file.write_bytes(skipped(b"")[:6])
+    assert taken(read_lines(file)) == ([], TruncatedError)
+    file.write_bytes(zstandard.compress(TEXT) + skipped(b"")[:5])
+    assert taken(read_lines(file)) == (LINES, TruncatedError)
+
+
+def test_zeros_that_stand_alone_are_no_padding(file: Path) -> None:
+    """Of a file that is not packed every byte is its own."""
+    file.write_bytes(bytes(50))
+    assert b"".join(read_blocks(file)) == bytes(50)
+
+
 def test_members_that_were_read_are_unpacked_before_more_is_read(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A recorder that closes a member a line makes thousands of a block: were all of them read on each time, time and memory grew without end."""
     given: list[int] = []
@@ -138,6 +170,15 @@ def test_any_damage_of_a_zip_is_told_and_raises_nothing_else(file: Path, method:
         for read in (lambda path: list(read_blocks(path)), find_csv, read_whole):
             with contextlib.suppress(FeedError):
                 read(file)
+
+
+def test_a_file_without_a_name_in_a_zip_is_a_file(file: Path) -> None:
+    with zipfile.ZipFile(file, "w") as archive:
+        info = zipfile.ZipInfo("x")
+        info.filename = ""
+        with archive.open(info, "w") as inside:
+            inside.write(TEXT)
+    assert b"".join(read_blocks(file)) == TEXT
 
 
 def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(

@@ -253,6 +253,32 @@ def test_snapshots_of_more_than_memory_are_cut_between_them(tmp_path: Path, monk
     assert rows_of(open_feed(str(path))).tobytes() == whole.tobytes()
 
 
+def test_a_snapshot_of_more_than_memory_is_one_whatever_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two instruments side by side, one with LAST and one without; then events, and the first's next snapshot, on from another file."""
+    def orders(number: int, first: int, count: int, last: int) -> np.ndarray[Any, Any]:
+        rows: list[Row] = [("A", "B", first + n, 100 - n % 50, 1, SNAPSHOT) for n in range(count)]
+        return records([*rows[:-1], (*rows[-1][:5], SNAPSHOT | last)], instrument=number)
+
+    mixed = np.stack([orders(ESH4, 1, 400, LAST), orders(SPREAD, 1000, 400, 0)], axis=1).reshape(-1)
+    live = [records([("A", "A", 9000 + n, 300, 1, LAST)], instrument=number) for n, number in enumerate((ESH4, SPREAD) * 3)]
+    head = header(symbols={"ESH4": ESH4, "ESH4-ESM4": SPREAD})
+    for name, parts in (("a", [mixed, *live]), ("b", [orders(ESH4, 5000, 100, LAST), *live])):
+        (tmp_path / f"{name}.dbn").write_bytes(head + b"".join(part.tobytes() for part in parts))
+    whole = rows_of(open_feed(str(tmp_path)))
+    assert np.count_nonzero(whole["flags"] & EVENT_FIRST) == 3
+    for module, name in ((blocks, "READ_BYTES"), (dbn_files, "BLOCK_BYTES"), (dbn_feed, "EVENT_BYTES_MAX")):
+        monkeypatch.setattr(module, name, 2000)
+    feed = open_feed(str(tmp_path))
+    assert rows_of(feed).tobytes() == whole.tobytes()
+    assert max(map(len, feed.chunks(1 << 20))) < 100
+    assert feed.counters == {}
+
+
+def test_an_event_that_its_file_does_not_end_has_no_end(tmp_path: Path) -> None:
+    rows = rows_of(feed_of(tmp_path, records([("A", "B", 1, 100, 1, LAST), ("A", "B", 2, 99, 1, 0), ("A", "B", 3, 98, 1, 0)]).tobytes()))
+    assert (rows["flags"] & EVENT_END != 0).tolist() == [True, False, False]
+
+
 def test_files_of_different_datasets_are_no_one_feed(tmp_path: Path) -> None:
     for name, dataset in (("a", "GLBX.MDP3"), ("b", "XNAS.ITCH")):
         (tmp_path / f"{name}.mbo.dbn.zst").write_bytes(zstandard.compress(header(dataset=dataset)))

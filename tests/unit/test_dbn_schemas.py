@@ -16,6 +16,7 @@ from engine.importing import merged
 from handlers.domain import reasons
 from handlers.ingest.errors import NotAFeedError
 from handlers.ingest.dbn.grid import multiplier_of
+from handlers.ingest.formats import open_feed
 from transport.instruments import Instrument
 from transport.records import (
     AUCTION, BAR, BOOK_DELTA, BUY, CLOSED, EVENT_END, HALT, INSTRUMENT, PAUSED, PRE_OPEN, QUOTE, SELL, STATUS, TRADE, TRADING, UNKNOWN_STATUS,
@@ -313,3 +314,10 @@ def test_record_in_a_file_of_a_schema_without_rows_is_counted(tmp_path: Path, rt
     feed = feed_of(tmp_path, lines(rtype, 2).tobytes(), schema=dbn.Schema.STATISTICS)
     assert len(rows_of(feed)) == 0
     assert feed.counters == {reasons.UNKNOWN_RECORD if rtype == 0 else reasons.UNKNOWN_SYMBOL: 2}
+
+
+def test_a_mapping_of_a_day_that_is_none_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "day.dbn"
+    path.write_bytes(header().replace((20231225).to_bytes(4, "little"), (1225).to_bytes(4, "little")))
+    with pytest.raises(NotAFeedError, match=r"day.dbn: its mapping of symbols cannot be read: year 0 is out of range"):
+        open_feed(str(path))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from decimal import Decimal
+from decimal import Context, Decimal
 
 import numpy as np
 import pytest
 
 from handlers.domain.reasons import NOT_A_NUMBER, OUT_OF_INT64, PRICE_OFF_GRID
-from handlers.ingest.decimals import decimals_in, grid_step, read_cell
+from handlers.ingest.decimals import DIGITS_KEPT, DIGITS_MEANT, decimals_in, grid_step, meant_decimals, read_cell
 
 
 def read(text: str, step: str = "0.01") -> tuple[int, int]:
@@ -54,3 +54,15 @@ def test_any_decimal_is_read_as_pythons(seed: int) -> None:
 ])  # fmt: skip
 def test_significant_decimals_tell_the_grid(text: str, decimals: int) -> None:
     assert decimals_in(np.frombuffer(text.encode() + b"\0", np.uint8).copy(), 0, len(text)) == decimals
+
+
+def test_decimals_that_were_meant_are_those_of_the_number_rounded_to_what_a_double_keeps(seed: int) -> None:
+    chance, kept = random.Random(seed), Context(prec=DIGITS_KEPT)
+    for _ in range(3000):
+        number = Decimal(chance.randrange(1, 10 ** chance.randrange(1, 8))).scaleb(-chance.randrange(7))
+        text = str(chance.choice((float(number) * 3, float(number) + 0.1, 1 / float(number), number, f"{float(number):.18e}")))
+        exact = Decimal(text).normalize()
+        rounded = kept.create_decimal(exact).normalize()
+        short = len(exact.as_tuple().digits) > DIGITS_KEPT and len(rounded.as_tuple().digits) <= DIGITS_MEANT
+        due = max(0, -int((rounded if short else exact).as_tuple().exponent))
+        assert meant_decimals(np.frombuffer(text.encode() + b"\0", np.uint8).copy(), 0, len(text)) == due, (seed, text)

@@ -101,7 +101,8 @@ def test_a_server_without_ranges_that_always_cuts_is_given_up(archive: Archive, 
     assert not (tmp_path / PATH).exists()
 
 
-@pytest.mark.parametrize(("fault", "least"), [("429:7", 7.0), ("418:3", 3.0), ("503", 0.5), ("429:Thu, 01 Jan 1970 00:00:00 GMT", 0.5), ("429:\N{SUPERSCRIPT TWO}", 0.5)])
+@pytest.mark.parametrize(("fault", "least"), [("429:7", 7.0), ("418:3", 3.0), ("503", 0.5), ("429:Thu, 01 Jan 1970 00:00:00 GMT", 0.5), ("429:\N{SUPERSCRIPT TWO}", 0.5),
+                                             ("429:Mon, 01 Jan 2024 00:00:00 +99999999999999999999", 0.5)])  # fmt: skip
 def test_a_busy_server_is_given_the_time_it_asks_for(archive: Archive, tmp_path: Path, fault: str, least: float) -> None:
     archive.put(PATH, TEXT)
     archive.faults = [fault]
@@ -141,6 +142,45 @@ def test_a_checksum_file_of_something_else_is_refused(archive: Archive, tmp_path
     archive.files[f"/data/{PATH}.CHECKSUM"] = text
     with pytest.raises(FetchError, match="does not hold the SHA-256"):
         fetched(archive, tmp_path)
+
+
+def test_a_checksum_that_is_cut_is_asked_for_again(archive: Archive, tmp_path: Path) -> None:
+    body = archive.put(PATH, TEXT)
+    archive.checksum_faults = ["cut", "503"]
+    waits: list[float] = []
+    fetched(archive, tmp_path, waits=waits)
+    assert (tmp_path / PATH).read_bytes() == body
+    assert waits == [0.5, 1.0]
+
+
+@pytest.mark.parametrize("url", ["http://[", "file:///etc/hostname", "http://127.0.0.1:x/", "/data/" + PATH])
+def test_a_server_that_sends_elsewhere_for_nothing_is_told(archive: Archive, tmp_path: Path, url: str) -> None:
+    archive.put(PATH, TEXT)
+    archive.faults = [f"to {url}"] * 200
+    with pytest.raises(FetchError, match=r"BTCUSDT-trades-2024-08-08\.zip: "):
+        fetched(archive, tmp_path)
+    assert not (tmp_path / PATH).exists()
+
+
+@pytest.mark.parametrize("span", ["bytes 0-9/10", "bytes */10", "bytes 1000-1/" + "9" * 5000, "bytes \N{ARABIC-INDIC DIGIT ONE}000-1/2".encode().decode("latin-1")])
+def test_a_part_that_is_not_what_was_asked_for_is_refused(archive: Archive, tmp_path: Path, span: str) -> None:
+    body = archive.put(PATH, TEXT)
+    part_of(tmp_path).parent.mkdir(parents=True)
+    part_of(tmp_path).write_bytes(body[:1000])
+    archive.faults = [f"span {span}"]
+    with pytest.raises(FetchError, match="asked for bytes from 1000 on, got"):
+        fetched(archive, tmp_path)
+    assert part_of(tmp_path).read_bytes() == body[:1000]
+
+
+def test_a_part_of_a_file_that_has_changed_since_is_removed_and_the_next_call_has_it(archive: Archive, tmp_path: Path) -> None:
+    part_of(tmp_path).parent.mkdir(parents=True)
+    part_of(tmp_path).write_bytes(archive.put(PATH, TEXT[::-1])[:1000])
+    body = archive.put(PATH, TEXT)
+    with pytest.raises(FetchError, match=r"what came was removed, try again"):
+        fetched(archive, tmp_path)
+    fetched(archive, tmp_path)
+    assert (tmp_path / PATH).read_bytes() == body
 
 
 def test_days_that_are_not_published_are_named_and_the_others_come(archive: Archive, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.domain import reasons
+from handlers.ingest.errors import FeedError
 from handlers.ingest.live import lines as live_lines
+from handlers.ingest.live import source as live_source
 from handlers.ingest.live.source import LiveSource
 from handlers.ingest.live.lines import WaitingLines
 from handlers.ingest.venues.okx import Okx, OkxStream
@@ -223,6 +227,54 @@ def test_a_source_greets_pings_and_writes_down_all_but_pongs() -> None:
     assert source.take(1).ended
 
 
+def test_a_book_that_breaks_each_time_is_asked_for_ever_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_source, "RESYNC_SPACING_S", 0.05)
+    monkeypatch.setattr(live_source, "RESYNC_LONGEST_S", 0.2)
+    server = VenueServer([[]], lambda path: None)
+    with nothing_left(), server.running():
+        source = LiveSource(Fake("okx", ["A"], server.ws_url, server.rest_url))
+        source.start()
+        await_that(lambda: source.connected and "hello" in server.heard)
+        times: list[float] = []
+        while len(times) < 6:
+            source.resync("A")
+            asked = server.heard.count("book A")
+            times += [time.monotonic()] * (asked - len(times))
+            time.sleep(0.002)
+        source.stop()
+    least = [0.05, 0.1, 0.2, 0.2]  # the first was asked for at once, and the second after the shortest pause
+    assert all(after - before > pause * 0.8 for before, after, pause in zip(times[1:], times[2:], least, strict=False)), times
+
+
+def test_a_book_that_stood_for_a_while_is_asked_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_source, "RESYNC_SPACING_S", 0.02)
+    monkeypatch.setattr(live_source, "STABLE_S", 0.1)
+    server = VenueServer([[]], lambda path: None)
+    with nothing_left(), server.running():
+        source = LiveSource(Fake("okx", ["A"], server.ws_url, server.rest_url))
+        source.start()
+        await_that(lambda: source.connected and "hello" in server.heard)
+        for asked in range(1, 12):  # doubled each time they would take 20 s
+            source.resync("A")
+            await_that(lambda: server.heard.count("book A") >= asked, 1.0)  # noqa: B023
+            time.sleep(0.11)
+        source.stop()
+
+
+def test_an_answer_for_which_there_is_no_room_is_none_and_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_lines, "WAITING_BYTES_MAX", 400)
+    monkeypatch.setattr(live_source, "INSTRUMENT_ATTEMPTS", 1)
+    monkeypatch.setattr(Fake, "instrument_urls", lambda self: [f"{self.rest_url}/{n}" for n in range(100)])
+    with VenueServer([[]], lambda path: Answer("{}")).running() as server:
+        source = LiveSource(Fake("okx", ["A"], server.ws_url, server.rest_url))
+        with pytest.raises(FeedError, match="does not answer"):
+            source.fetch_instruments(threading.Event())
+    lines = bodies(source)
+    assert sum(map(len, lines)) <= 400
+    assert [read(body).tickline for body in lines] == ["capture"] + ["rest"] * (len(lines) - 1)
+    assert 2 <= len(lines) == len(server.requests)
+
+
 def test_a_source_stopped_before_it_began_has_ended() -> None:
     source = LiveSource(Fake("okx", ["A"], "ws://127.0.0.1:1", "http://127.0.0.1:1"))
     source.stop()
@@ -243,6 +295,28 @@ def test_a_source_stopped_at_any_moment_ends_soon_and_tells_its_end() -> None:
             told = actions(bodies(source))
             assert source.take(1).ended
             assert not told or told[-1] in (DISCONNECTED, CONNECT_FAILED), told
+
+
+def test_a_loop_that_cannot_be_closed_holds_up_nobody_who_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that is being looked up cannot be cut off, and a loop waits for it when it is closed."""
+    found, close = threading.Event(), asyncio.Runner.close
+    monkeypatch.setattr(asyncio.Runner, "close", lambda runner: found.wait(5) and close(runner))
+    server = VenueServer([[Send("one")]], lambda path: None)
+    with nothing_left(), server.running():
+        source = LiveSource(Fake("okx", ["A"], server.ws_url, server.rest_url))
+        source.start()
+        await_that(lambda: "hello" in server.heard)
+        source.ask_to_stop()
+        lines: list[bytes] = []
+
+        def ended() -> bool:
+            lines.extend(bodies(source))
+            return source.take(1).ended
+
+        await_that(ended, 3.0)
+        assert actions(lines)[-1] == DISCONNECTED
+        found.set()
+        source.stop()
 
 
 @pytest.mark.parametrize("method", ["greetings", "is_pong", "book_messages", "url"])

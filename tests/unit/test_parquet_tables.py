@@ -225,3 +225,24 @@ def test_a_column_that_is_there_twice_is_told(tmp_path: Path) -> None:
 def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotAFeedError, match=r"columns.price = 'p': the header has no such column"):
         of_columns(tmp_path, {"t": pa.array([T0]), "q": pa.array([1]), "s": pa.array(["b"])})
+
+
+def test_doubles_with_noise_are_the_steps_that_the_others_tell(tmp_path: Path) -> None:
+    feed = of_columns(tmp_path, trades(p=pa.array([0.1 + 0.2, 0.25, 1.5])), known=())
+    assert [str(i.tick) for i in feed.instruments] == ["0.01"]
+    assert rows_of(feed)["price_ticks"].tolist() == [30, 25, 150]
+    assert counted(feed) == {}
+
+
+def test_decimals_of_any_length_are_exact_and_tell_the_tick(tmp_path: Path) -> None:
+    feed = of_columns(tmp_path, trades(p=pa.array([Decimal("1.123456789012345678"), Decimal(2)], pa.decimal128(38, 18))), known=())
+    assert [i.tick for i in feed.instruments] == [Decimal("1E-18")]
+    assert len(rows_of(feed)) == 2
+
+
+def test_floats_of_32_bits_are_the_decimals_that_they_show(tmp_path: Path) -> None:
+    """61800.3 is 61800.30078125 to them: no price anybody made, and no step of a grid."""
+    feed = of_columns(tmp_path, trades(p=pa.array([61800.3, 0.1, None, float("nan"), 1e-2], pa.float32())), known=())
+    assert [str(i.tick) for i in feed.instruments] == ["0.01"]
+    assert rows_of(feed)["price_ticks"].tolist() == [6_180_030, 10, 1]
+    assert counted(feed) == {"MISSING_FIELD": 2}

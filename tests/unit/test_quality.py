@@ -247,3 +247,25 @@ def test_the_command_ends_with_1_when_a_feed_is_worse_than_it_may_be(tmp_path: P
 
 def test_a_feed_named_twice_is_told_twice() -> None:
     assert list(assess([FEED, FEED], Config())) == [FEED, f"{FEED} (2)"]
+
+
+BEHIND = 1024  # trades in a row with lower ids, from which on they count as begun again
+
+
+@pytest.mark.parametrize(
+    ("ids", "lost"),
+    [
+        ([*range(5000, 5100), 90_000, *range(5100, 5200)], 0),
+        ([*range(5000, 5100), 90_000, *range(1, BEHIND + 200)], 0),
+        ([*range(5000, 5100), 90_000, 90_001, *range(5100, 5100 + BEHIND + 200)], 0),
+        ([*range(5000, 5100), *range(5103, 5200), *range(1, BEHIND + 200)], 3),
+        ([*range(5000, 5100), *range(5103, 5200), *range(1, BEHIND + 200), *range(1, BEHIND + 200)], 3),
+    ],
+    ids=["a wrong id", "begun again behind a wrong id", "a jump whose ids come after all", "begun again behind a gap", "begun again twice"],
+)
+def test_trades_are_lost_only_where_ids_stay_left_out(clean: Rows, ids: list[int], lost: int) -> None:
+    rows = copied(clean, np.full(len(ids), int(places(clean, TRADE, 1)[0])))
+    rows["venue_seq"], rows["flags"] = ids, EVENT_END
+    gate = gate_of()
+    sifted(rows, gate)
+    assert gate.report({}, {})["instruments"][0]["trades_lost"] == lost

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import queue
 import socket
 import threading
 import time
@@ -83,6 +84,16 @@ def test_an_answer_that_is_too_long_is_none(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(rest, "BODY_BYTES_MAX", 10)
     with answering(answer("200 OK", b"x" * 11)) as url:
         assert rest.get(url) == rest.Answer(0, b"the answer is too long")
+
+
+def test_who_asks_says_how_long_an_answer_may_be() -> None:
+    found: queue.SimpleQueue[rest.Answer] = queue.SimpleQueue()
+    with answering(answer("200 OK", b"x" * 11)) as url:
+        rest.Request(url, found.put, 11).start()
+        assert found.get(timeout=5) == rest.Answer(200, b"x" * 11)
+    with answering(answer("200 OK", b"x" * 11)) as url:
+        rest.Request(url, found.put, 10).start()
+        assert found.get(timeout=5) == rest.Answer(0, b"the answer is too long")
 
 
 def test_an_answer_that_comes_byte_by_byte_is_given_up_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

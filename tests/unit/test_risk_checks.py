@@ -14,7 +14,7 @@ from tests.desk import MILLION, Desk, passed, place, refusal, target
 from tests.stages import level, snapshot, stamped
 from transport.records import (
     ACCEPTED, ACK, ACTIVE, AMEND, ASK, BID, BUY, BY_INGEST, BY_RISK, CANCEL, CANCEL_ALL, CANCEL_ORDER, CANCELLED, END_OF_FEED, EVENT_END,
-    EXPIRED, FILL, FLATTEN, FOK, GAP, HALTED, INTENT, LIMIT_ORDER, MARKET_ORDER, NO_INSTRUMENT, ORDER, REDUCING, REJECT, SELL,
+    EXPIRED, FILL, FLATTEN, FOK, GAP, HALTED, INTENT, LIMIT_ORDER, MARKET_ORDER, NO_INSTRUMENT, ORDER, QUOTE, REDUCING, REJECT, SELL,
     SET_STATE, SIGNAL, TIMER, VERDICT, WARMUP,
 )  # fmt: skip
 
@@ -182,6 +182,15 @@ def test_refuses_order_on_a_book_that_a_gap_made_invalid_until_its_snapshot() ->
     assert passed(desk.ask(place(BUY, 1, instrument=1)))
     desk.input(*snapshot({999: 50}, {1001: 50}, 1000))
     assert passed(desk.ask(place(BUY, 1)))
+
+
+def test_refuses_order_on_the_broken_book_of_a_venue_that_numbers_no_messages_though_it_quotes() -> None:
+    desk = Desk()
+    desk.input(stamped(QUOTE, 1000, price_ticks=999, qty_lots=5, ask_ticks=1001, ask_lots=5, venue_seq=0))
+    desk.input(*({**row, "venue_seq": 0} for row in snapshot({999: 50}, {1001: 50}, 1000)))
+    assert passed(desk.ask(place(BUY, 1)))
+    desk.input(stamped(GAP, 1000, venue_seq=0))
+    assert refusal(desk.ask(place(BUY, 1))) == (reasons.INVALID_BOOK, 1, 0)
 
 
 def test_refuses_orders_of_contracts_that_settle_in_their_coin() -> None:

@@ -49,6 +49,29 @@ def test_a_bar_that_cannot_be_is_refused(bar: dict[str, int]) -> None:
     assert intake.sequencer.counters[reasons.OUT_OF_RANGE] == 1
 
 
+HOUR_NS, DAY_NS = 3600 * 10**9, 86_400 * 10**9
+
+
+@pytest.mark.parametrize(
+    ("bar", "reason"),
+    [
+        ({"interval_ns": 367 * DAY_NS}, reasons.OUT_OF_RANGE),
+        ({"interval_ns": 2**63 - 1}, reasons.OUT_OF_RANGE),
+        ({"interval_ns": -1}, reasons.OUT_OF_RANGE),
+        ({"ts_open_ns": -1}, reasons.OUT_OF_RANGE),
+        ({"ts_open_ns": 2**63 - 1}, reasons.TIME_IN_FUTURE),
+        ({"ts_open_ns": 999 * DAY_NS, "interval_ns": DAY_NS + HOUR_NS + 1}, reasons.TIME_IN_FUTURE),
+        ({"ts_open_ns": 1000 * DAY_NS + HOUR_NS + 1}, reasons.TIME_IN_FUTURE),
+    ],
+)
+def test_a_bar_longer_than_a_year_or_not_over_for_an_hour_is_refused(bar: dict[str, int], reason: int) -> None:
+    usual = {"kind": BAR, "source_id": 16, "ts_recv_ns": 1000 * DAY_NS}
+    edges = [{"interval_ns": 366 * DAY_NS}, {"ts_open_ns": 999 * DAY_NS, "interval_ns": DAY_NS + HOUR_NS}, {"ts_open_ns": 1000 * DAY_NS + HOUR_NS}]
+    intake = Intake([[slots([*({**usual, **edge} for edge in edges), {**usual, **bar}])]])
+    assert len(log_of(intake)) == 3
+    assert intake.sequencer.counters[reason] == 1
+
+
 def test_a_connections_life_concerns_no_instrument() -> None:
     rows = log_of(Intake([[trades([100], kind=CONNECTION, instrument_id=NO_INSTRUMENT), trades([200], instrument_id=NO_INSTRUMENT)]]))
     assert rows["kind"].tolist() == [CONNECTION]

@@ -18,7 +18,7 @@ NOON = 1_723_161_256_322_000_000  # 2024-08-08T23:54:16.322Z
 
 def read(text: str, unit: str = "auto", zone: str = "UTC", add_units: int = 0, add_ns: int = 0) -> tuple[int, int]:
     raw = np.frombuffer(text.encode() or b"\0", np.uint8).copy()
-    when, why = read_time(raw, 0, len(text.encode()), clock_of(unit, zone), add_units, add_ns)
+    when, why = read_time(raw, 0, len(text.encode()), clock_of(unit, zone), 1, add_units, add_ns)
     return int(when), int(why)
 
 
@@ -53,16 +53,15 @@ def test_any_day_is_the_calendars(seed: int) -> None:
 
 
 @pytest.mark.parametrize("zone", ["America/New_York", "Europe/Berlin", "Asia/Tokyo", "Australia/Lord_Howe"])
-def test_a_clock_with_summer_time_is_zoneinfos_the_second_time_an_hour_is_shown(zone: str, seed: int) -> None:
+def test_a_clock_with_summer_time_is_zoneinfos_the_first_time_an_hour_is_shown(zone: str, seed: int) -> None:
     chance, clock = random.Random(seed), ZoneInfo(zone)
     for _ in range(1000):
         shown = datetime(1971, 6, 1) + timedelta(minutes=chance.randrange(60 * 24 * 366 * 120))
-        first, second = (shown.replace(tzinfo=clock, fold=fold).timestamp() for fold in (0, 1))
-        assert read(shown.isoformat(), "iso", zone) == (int(max(first, second)) * 10**9, 0), shown
+        assert read(shown.isoformat(), "iso", zone) == (int(shown.replace(tzinfo=clock).timestamp()) * 10**9, 0), shown
 
 
-def test_the_hour_that_is_shown_twice_is_its_second_and_the_skipped_one_is_counted_on() -> None:
-    assert read("2024-11-03 01:30", "iso", "America/New_York")[0] == 1_730_615_400 * 10**9  # 06:30Z, standard time
+def test_the_hour_that_is_shown_twice_is_its_first_and_the_skipped_one_is_counted_on() -> None:
+    assert read("2024-11-03 01:30", "iso", "America/New_York")[0] == 1_730_611_800 * 10**9  # 05:30Z, summer time
     assert read("2024-03-10 02:30", "iso", "America/New_York")[0] == 1_710_055_800 * 10**9  # 07:30Z, 03:30 of summer time
 
 
@@ -70,6 +69,13 @@ def test_a_day_behind_a_day_is_the_next_midnight_of_the_clock() -> None:
     """On the day that summer time ends it is 25 hours later."""
     began = read("2024-11-03", "iso", "America/New_York")[0]
     assert read("2024-11-03", "iso", "America/New_York", add_ns=86_400 * 10**9)[0] - began == 25 * 3600 * 10**9
+
+
+def test_an_hour_behind_a_time_is_an_hour_whatever_the_clock_shows() -> None:
+    opened = read("2024-11-03 01:00", "iso", "America/New_York")[0]
+    assert read("2024-11-03 01:00", "iso", "America/New_York", add_ns=3600 * 10**9)[0] - opened == 3600 * 10**9
+    last = str((datetime(2024, 11, 3, 1, 59, 59, tzinfo=UTC) - EPOCH) // timedelta(milliseconds=1) + 999)
+    assert read(last, "ms", "America/New_York", add_units=1)[0] - opened == 3600 * 10**9
 
 
 def test_the_last_unit_within_a_bar_leads_to_its_end() -> None:

@@ -17,6 +17,7 @@ from handlers.ingest.errors import NotAFeedError
 from handlers.ingest.tables import files as table_files
 from handlers.ingest.tables import feed as tables
 from handlers.ingest.tables.map import Columns, TableMap, TableTime, TableWords
+from handlers.ingest.tables.map import problems_of
 from tests.unit.made_tables import HEAD, T0, TRADES, counted, of_text, opened, rows_of
 from transport.instruments import Instrument
 from transport.records import (
@@ -151,6 +152,19 @@ def test_an_event_of_a_book_is_one_however_the_text_is_cut(tmp_path: Path, monke
 def bars(**more: object) -> TableMap:
     columns = Columns(open_time="t", open="o", high="h", low="l", close="c", volume="v")
     return TableMap("bar", **{"venue": "v", "symbol": "X", "interval": "1m", "columns": columns, **more})  # type: ignore[arg-type]
+
+
+def test_a_book_of_more_rows_than_memory_takes_begins_once_and_ends_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were its parts events of their own, the last would be the whole book."""
+    text = "t,p,q,s,u,snap\n" + "".join(f"{T0 + n // 300},{n},1,b,1,1\n" for n in range(450))
+    whole = rows_of(of_text(tmp_path, text, BOOK))
+    assert np.flatnonzero(whole["flags"] & EVENT_FIRST).tolist() == [0, 300]
+    for module, name, value in ((tables, "EVENT_ROWS_MAX", 40), (table_files, "BATCH_ROWS", 25)):
+        monkeypatch.setattr(module, name, value)
+    feed = of_text(tmp_path, text, BOOK)
+    chunks = list(feed.chunks(1 << 10))
+    assert b"".join(chunk.tobytes() for chunk in chunks) == whole.tobytes()
+    assert max(map(len, chunks)) <= 40 + 25
 
 
 def test_a_bars_time_is_its_close_never_its_open(tmp_path: Path) -> None:
@@ -349,3 +363,57 @@ def test_an_empty_table_has_no_records(tmp_path: Path) -> None:
     feed = of_text(tmp_path, HEAD)
     assert len(rows_of(feed)) == 0
     assert opened(tmp_path / "table.csv", TRADES).receive_times().tolist() == [-1]
+
+
+NOISE = "0.30000000000000004"  # 0.1 + 0.2
+
+
+@pytest.mark.parametrize(("cells", "tick"), [
+    (["1.25", NOISE, "1.5"], "0.01"), (["7", NOISE], "0.1"), ([NOISE, "1.2999999999999998", "1e-1"], "0.1"), (["1.25", "2.999999999999999889e-01"], "0.01"),
+])  # fmt: skip
+def test_a_cell_that_floating_point_made_tells_the_decimals_that_were_meant_and_is_counted(tmp_path: Path, cells: list[str], tick: str) -> None:
+    feed = of_text(tmp_path, HEAD + "".join(f"{T0},{cell},2,b\n" for cell in cells))
+    assert [i.tick for i in feed.instruments] == [Decimal(tick)]
+    noise = sum(len(cell) > 15 for cell in cells)
+    assert len(rows_of(feed)) == len(cells) - noise
+    assert counted(feed) == {"PRICE_OFF_GRID": noise}
+
+
+@pytest.mark.parametrize(("cells", "tick"), [
+    (["50.32284179174976", "4.25"], "1E-14"), (["0.000000000000000001", "1.123456789012345678"], "1E-18"), (["123456789012345678", "1.5"], "0.1"),
+])  # fmt: skip
+def test_numbers_that_are_long_in_earnest_tell_all_their_decimals(tmp_path: Path, cells: list[str], tick: str) -> None:
+    feed = of_text(tmp_path, HEAD + "".join(f"{T0},{cell},2,b\n" for cell in cells))
+    assert [i.tick for i in feed.instruments] == [Decimal(tick)]
+    assert [feed.instruments[0].tick * ticks for ticks in rows_of(feed)["price_ticks"].tolist()] == [Decimal(cell) for cell in cells]
+
+
+def test_noise_of_one_symbols_closes_does_not_reach_another(tmp_path: Path) -> None:
+    feed = of_text(tmp_path, f"t,AAA,BBB\n2024-01-02,1.5,{NOISE}\n2024-01-03,2.25,3\n2024-01-04,2.25,3.1\n", CLOSES)
+    assert [str(i.tick) for i in feed.instruments] == ["0.01", "0.1"]
+    assert len(rows_of(feed)) == 5
+    assert counted(feed) == {"PRICE_OFF_GRID": 1}
+
+
+def test_a_wide_table_has_closes_and_times_and_nothing_else() -> None:
+    """One volume could not be that of every symbol of its line."""
+    table = TableMap("bar", venue="v", wide=True, interval="1d", columns=Columns(open_time="t", recv_time="r", volume="v", side="s"))
+    assert problems_of(table) == ["columns.side, columns.volume: a wide table has closes, each its symbol's own, and times"]
+
+
+def test_receive_times_of_a_sorted_table_are_those_of_its_records(tmp_path: Path) -> None:
+    """Days in any order: none is alone in the future once they are sorted, but the last."""
+    table = TableMap("trade", venue="v", symbol="X", order="time", columns=TRADES.columns)
+    days = [1, 400, 2, 401, 3, 10_000, 402]
+    feed = of_text(tmp_path, HEAD + "".join(f"{T0 + day * 86_400_000},1,1,b\n" for day in days) + "x,1,1,b\n", table)
+    rows = rows_of(feed)
+    due = [(T0 + day * 86_400_000) * 10**6 if day != 10_000 else -1 for day in days]
+    assert sorted(rows["ts_recv_ns"].tolist()) == sorted(due)[1:]
+    assert feed.receive_times().tolist() == [-1, *due, -1]
+    assert counted(feed) == {"TIME_JUMP": 1, "WRONG_TYPE": 1}
+
+
+def test_a_header_that_is_longer_than_is_looked_at_is_told(tmp_path: Path) -> None:
+    names = [f"{n:0200}" for n in range(400)]
+    with pytest.raises(NotAFeedError, match="its first line has over 65536 bytes"):
+        of_text(tmp_path, f"t,{','.join(names)}\n2024-01-02{',1' * 400}\n", CLOSES)

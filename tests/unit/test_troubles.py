@@ -10,7 +10,7 @@ import pytest
 from engine.config import Config
 from engine.line import build_line, troubles
 from transport.instruments import Instrument
-from transport.records import BID, BOOK_DELTA, DELETE, EVENT_END, FEED_BASE, empty
+from transport.records import BAR, BID, BOOK_DELTA, DELETE, EVENT_END, FEED_BASE, empty
 from transport.tape import TapeWriter
 
 from tests.runs import config_file, replayed
@@ -38,3 +38,21 @@ def test_messages_of_orders_that_no_book_knows_are_told_in_the_summary(placement
     config = config_file(tmp_path, f'[runtime]\nplacement = "{placement}"\n')
     summary = replayed(tmp_path / "run", tmp_path / "feed.tape", config=config)
     assert summary["troubles"] == {"BOOK_ORDERS_UNKNOWN": 50}
+
+
+@pytest.mark.parametrize("placement", ["fused", "split"])
+def test_bars_that_no_indicator_and_no_score_takes_are_told_in_the_summary(placement: str, tmp_path: Path) -> None:
+    """Of two instruments: the first one's first two minutes, the second again, a day, and the other's first minute when the second has closed."""
+    minute, day = 60 * 10**9, 86_400 * 10**9
+    told = [(0, day, minute), (0, day + minute, minute), (0, day + minute, minute), (0, 0, day), (1, day, minute)]
+    rows = empty(len(told))
+    rows["kind"], rows["flags"], rows["source_id"], rows["parts"] = BAR, EVENT_END, FEED_BASE, 1
+    rows["instrument_id"], rows["ts_open_ns"], rows["interval_ns"] = zip(*told, strict=True)
+    rows["ts_recv_ns"] = day + 2 * minute
+    for name in ("open_ticks", "high_ticks", "low_ticks", "close_ticks"):
+        rows[name] = 100
+    with TapeWriter(tmp_path / "feed.tape", [L3, Instrument("NQ", "test", Decimal("0.25"), Decimal(1))], {"sources": []}) as tape:
+        tape.append(rows)
+    config = config_file(tmp_path, f'[factors]\nenabled = true\n[runtime]\nplacement = "{placement}"\n')
+    summary = replayed(tmp_path / "run", tmp_path / "feed.tape", config=config)
+    assert summary["troubles"] == {"BAR_LATE": 1, "BAR_OF_OTHER_CLOCK": 1, "BAR_REPEATED": 1}

@@ -18,7 +18,7 @@ from handlers.ingest.feed import Feed
 from handlers.ingest.formats import open_feed
 from handlers.ingest.venues.protocol import trade_id
 from transport.records import (
-    BAR, BOOK_DELTA, BOOK_SNAPSHOT, BUY, CONNECTION, DISCONNECTED, EVENT_END, GAP, NO_INSTRUMENT, QUOTE, SELL, TRADE,
+    BAR, BOOK_DELTA, BOOK_SNAPSHOT, BUY, CONNECTING, CONNECTION, DISCONNECTED, EVENT_END, GAP, NO_INSTRUMENT, QUOTE, SELL, TRADE,
 )  # fmt: skip
 
 T0 = 1_700_000_000
@@ -156,6 +156,14 @@ def test_end_of_a_connection_is_a_record_and_ends_its_books(tmp_path: Path) -> N
     assert feed.counters == {reasons.CONNECTION_LOST: 1, reasons.DEPTH_REFUSED: 1}
 
 
+def test_books_of_a_recorder_that_was_killed_end_where_the_next_one_connects(tmp_path: Path) -> None:
+    begins = {"tickline": "connection", "action": CONNECTING, "connection": 1, "attempt": 1}
+    feed = capture(tmp_path, [coinbase_book("A-USD"), begins, coinbase_change("A-USD"), coinbase_book("A-USD")])
+    rows = rows_of(feed)
+    assert rows["kind"].tolist() == [BOOK_SNAPSHOT] * 2 + [CONNECTION, GAP] + [BOOK_SNAPSHOT] * 2
+    assert feed.counters == {reasons.CONNECTION_LOST: 1, reasons.DEPTH_REFUSED: 1}
+
+
 # --- Kraken, OKX ------------------------------------------------------------------------------------------------------------
 
 
@@ -174,6 +182,21 @@ def test_kraken_levels_beyond_the_published_depth_are_removed_in_the_same_event(
     assert changes["origin"].tolist() == [1, 1, 2, 2]
 
 
+def test_kraken_snapshot_beyond_the_published_depth_ends_there(tmp_path: Path) -> None:
+    book = [1, {"as": [[f"10.{n}", "1.0", f"{T0}.25"] for n in (2, 3, 4)], "bs": [["10.1", "1.0", f"{T0}.25"]]}, "book-1", "A/USD"]
+    feed = capture(tmp_path, [book])
+    rows = rows_of(feed)
+    price = feed.instruments[0].price
+    assert [(str(price(int(r["price_ticks"]))), int(r["qty_lots"])) for r in rows[-2:]] == [("10.4", 0), ("10.3", 0)]
+    assert [int(f) & EVENT_END for f in rows["flags"]] == [0, 0, 0, 0, 0, EVENT_END]
+
+
+def test_okx_trade_that_is_told_again_to_who_subscribes_anew_counts_once(tmp_path: Path) -> None:
+    feed = capture(tmp_path, [okx_trade("7"), okx_trade("8"), okx_trade("8"), okx_trade("9"), okx_trade("8")])
+    assert rows_of(feed)["venue_seq"].tolist() == [7, 8, 9, 8]
+    assert feed.counters == {reasons.BEFORE_STREAM: 1}
+
+
 def test_okx_sequence_is_followed_where_messages_bear_one(tmp_path: Path) -> None:
     numbers = [("snapshot", 5, -1), ("update", 8, 5), ("update", 12, 9), ("update", 13, 12)]
     feed = capture(tmp_path, [okx_book(action, seqId=seq, prevSeqId=previous) for action, seq, previous in numbers])
@@ -181,6 +204,13 @@ def test_okx_sequence_is_followed_where_messages_bear_one(tmp_path: Path) -> Non
     gaps = rows[rows["kind"] == GAP]
     assert gaps[["expected_seq", "got_seq", "reason"]].tolist() == [(8, 9, reasons.SEQUENCE_GAP)]
     assert feed.counters == {reasons.SEQUENCE_GAP: 1, reasons.DEPTH_REFUSED: 1}
+
+
+def test_okx_book_with_numbers_breaks_by_a_message_without_one(tmp_path: Path) -> None:
+    feed = capture(tmp_path, [okx_book("snapshot", seqId=5, prevSeqId=-1), okx_book("update"), okx_book("update", seqId=9, prevSeqId=8)])
+    rows = rows_of(feed)
+    assert rows[rows["kind"] == GAP][["expected_seq", "got_seq", "reason"]].tolist() == [(5, -1, reasons.SEQUENCE_GAP)]
+    assert BOOK_DELTA not in rows["kind"]
 
 
 def test_okx_side_without_orders_is_a_quote_of_nothing(tmp_path: Path) -> None:
@@ -280,3 +310,44 @@ def test_capture_of_a_venue_nobody_knows_and_of_two_venues_are_refused_in_words(
     capture(tmp_path, [BITMEX_BOOK], "two")
     with pytest.raises(NotAFeedError, match="different venues"):
         open_feed(f"{tmp_path / 'one'},{tmp_path / 'two'}")
+
+
+CRYPTOFEED = b'1628812800.5: {"type":"subscriptions"}\n'
+
+
+def test_a_capture_written_in_two_ways_is_refused_in_words_whichever_file_comes_first(tmp_path: Path) -> None:
+    capture(tmp_path, [coinbase_book("A-USD")], "one")
+    (tmp_path / "two").write_bytes(CRYPTOFEED + b'1628812801.5: {"type":"ticker","product_id":"A-USD"}\n')
+    for names in (("one", "two"), ("two", "one")):
+        with pytest.raises(NotAFeedError, match=r"written in different ways: .*one line 1 \(<receive ns> <JSON>\)|two line 1 \(cryptofeed's"):
+            open_feed(",".join(str(tmp_path / name) for name in names))
+    both = tmp_path / "both"
+    both.write_bytes((tmp_path / "one").read_bytes() + CRYPTOFEED)
+    with pytest.raises(NotAFeedError, match=r"both line 1 \(<receive ns> <JSON>\), both line 2 \(cryptofeed's"):
+        open_feed(str(both))
+
+
+def test_a_capture_of_two_venues_in_one_file_is_refused_with_their_lines(tmp_path: Path) -> None:
+    with pytest.raises(NotAFeedError, match=r"different venues: one line 1 \(coinbase\), one line 2 \(bitmex\); part them"):
+        capture(tmp_path, [coinbase_book("A-USD"), BITMEX_BOOK], "one")
+
+
+def test_lines_of_another_venue_or_way_behind_the_head_are_counted_and_make_no_records(tmp_path: Path) -> None:
+    """As where two recorders were set to one file later on: what is not the capture's is told, and never taken for it."""
+    capture(tmp_path, [coinbase_book("A-USD")] * 300, "one")
+    alone = rows_of(open_feed(str(tmp_path / "one")))
+    content = (tmp_path / "one").read_bytes()
+    capture(tmp_path, [BITMEX_BOOK], "two")
+    other = (tmp_path / "two").read_bytes()
+    (tmp_path / "one").write_bytes(content + other + CRYPTOFEED)
+    feed = open_feed(str(tmp_path / "one"))
+    books = rows_of(feed)
+    assert books[books["kind"] != GAP]["price_ticks"].tolist() == alone["price_ticks"].tolist()
+    assert {reasons.NAME[reason]: n for reason, n in feed.counters.items()} == {"MISSING_FIELD": 1, "BROKEN_LINE": 1}
+
+
+def test_messages_of_one_venue_with_and_without_their_envelope_are_one_capture(tmp_path: Path) -> None:
+    body = {"e": "trade", "E": 1, "T": 1_723_161_256_000, "s": "BTCUSDT", "t": 7, "p": "100.1", "q": "0.5", "X": "MARKET", "m": False}
+    capture(tmp_path, [body, {"stream": "btcusdt@trade", "data": body | {"t": 8}}, body | {"t": 9}], "one")
+    rows = rows_of(open_feed(str(tmp_path / "one")))
+    assert rows["venue_seq"].tolist() == [7, 8, 9]

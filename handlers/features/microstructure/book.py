@@ -114,7 +114,7 @@ def resilience(s, w, p, x, out):
 
     An episode begins with a trade, on the side it takes from, unless one is open there: `before` is the lots of the first k levels as
     the book last stood, `low` the least since. It ends once (depth - low) >= target (before - low) with low < before, or with what
-    has come back after `timeout_ms`; one in which nothing was lost does not count. It is also dropped where a side is empty. Resilience as
+    has come back after `timeout_ms`; one in which nothing was lost does not count. It is also dropped at a gap and where a side is empty. Resilience as
     in Kyle (1985); the measure is that of Obizhaeva & Wang (2013) without their exponential form. `recovered` in 0..1, `time_ms` in
     0..timeout_ms. A venue whose book is told ahead of its trades hides a part of what they took.
     """

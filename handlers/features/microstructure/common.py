@@ -1,8 +1,13 @@
-"""What the declarations over events share: bounds of their parameters, the side of a trade, time since the first event."""
+"""What the declarations over events share: bounds of their parameters, what an event is, the side of a trade.
+
+Across a gap there is no difference. A sum over a window of differences (order flow, realised variance) begins again, without a value,
+with what comes behind it; a mean over single observations (Kyle's lambda, Roll's spread, VPIN in bulk) leaves out those that the gap
+interrupts. What is of one event or trade by itself, and the rates and shares of trades, go on: trades that were lost count nowhere.
+"""
 
 from __future__ import annotations
 
-from handlers.features.declare import LEVELS_MAX, ON_TRADE, Param
+from handlers.features.declare import LEVELS_MAX, ON_GAP, ON_TRADE, Param
 from transport.compiled import kernel
 from transport.records import BUY, SELL
 
@@ -30,8 +35,14 @@ def has_book(x):
 
 @kernel(inline=True)
 def is_trade(x):
-    """Whether the event is a trade; else the book has changed."""
+    """Whether the event is a trade; else the book has changed, or is not known any more."""
     return x.kind == ON_TRADE
+
+
+@kernel(inline=True)
+def is_gap(x):
+    """Whether something was missed before the next event: a book that is not known either, and trades it may be."""
+    return x.kind == ON_GAP
 
 
 @kernel

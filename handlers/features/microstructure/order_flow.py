@@ -7,7 +7,7 @@ import numpy as np
 from handlers.domain.numeric import erf, exp
 from handlers.features.blocks import SPREAD, spread
 from handlers.features.declare import EVENT_INPUT, LEVELS_MAX, Param, Value, feature
-from handlers.features.microstructure.common import DECAY, MS_MAX, NS_PER_MS, PERIOD_MAX, has_book, is_trade, levels, period, sign_of
+from handlers.features.microstructure.common import DECAY, MS_MAX, NS_PER_MS, PERIOD_MAX, has_book, is_gap, is_trade, levels, period, sign_of
 from handlers.features.windows import enter, expire, flow_slots, length, put, summed
 from transport.compiled import kernel
 
@@ -52,7 +52,7 @@ def order_flow(s, w, p, x, out):
     """Order-flow imbalance of the best level, summed over the last n events of the book: Cont, Kukanov & Stoikov (2014), eq. 3.
 
     e = [bid >= bid'] bid_lots - [bid <= bid'] bid_lots' - [ask <= ask'] ask_lots + [ask >= ask'] ask_lots', ' the event before.
-    It begins again, without a value, when a side was empty.
+    It begins again, without a value, behind a gap and when a side was empty.
     """
     if not has_book(x):
         s.begun = 0
@@ -78,7 +78,7 @@ def order_flow_levels(s, w, p, x, out):
     """Order-flow imbalance of each of k levels, summed over the last n events of the book: Xu, Gould & Howison (2018), eq. 6-8.
 
     Level j is the j-th best price of its side, each held against the j-th best before, as `order_flow` does the first; a side without
-    a j-th price has it beyond all others with no lots. It begins again, without a value, when a side was empty.
+    a j-th price has it beyond all others with no lots. It begins again, without a value, behind a gap and when a side was empty.
     """
     at, k = LEVEL * p.levels, p.levels
     if not has_book(x):
@@ -111,7 +111,8 @@ def trade_imbalance(s, w, p, x, out):
     """Trade imbalance: (bought - sold) / (bought + sold) lots of the last n trades that are less than `window_ms` old (0: of any age).
 
     A trade whose side nobody knows counts in the divisor alone. 0 where none traded. It has a value from the n-th trade on, or once
-    the first event is `window_ms` old. Chordia, Roll & Subrahmanyam (2002), order imbalance in shares, scaled by volume.
+    the first event is `window_ms` old. Chordia, Roll & Subrahmanyam (2002), order imbalance in shares, scaled by volume. It goes on over
+    a gap, as if nothing had traded in it.
     """
     if not s.begun:
         s.begun, s.first_ns = 1, x.ts_ns
@@ -134,8 +135,8 @@ def trade_imbalance(s, w, p, x, out):
 @feature(
     reads=EVENT_INPUT, values=[Value("vpin", "0..1", "mean |bought - sold| of a bucket, in its lots")],
     params=[Param("bucket", "i8", 1000, 1, 2**40), period(50, low=2), Param("bulk", "i8", 0, 0, 1)],
-    state=[("filled", "f8"), ("bought", "f8"), ("price", "f8"), ("prices", "i8"), ("vpin", "f8")],
-    window=lambda p: flow_slots(p.period, 1) + SPREAD + p.period, warm_up=lambda p: 0,
+    state=[("filled", "f8"), ("bought", "f8"), ("price", "f8"), ("priced", "i8"), ("prices", "i8"), ("vpin", "f8")],
+    window=lambda p: flow_slots(p.period, 1) + SPREAD + p.period, warm_up=lambda p: 0, version=2,
 )  # fmt: skip
 def vpin(s, w, p, x, out):
     """VPIN: sum of |bought - sold| over the last n buckets / (n V), buckets of V = `bucket` lots (Easley, Lopez de Prado & O'Hara 2012).
@@ -144,8 +145,11 @@ def vpin(s, w, p, x, out):
     those of their eq. 4 with the bucket as its own bar: bought = V Phi(dp / sigma), dp the change of the last price from bucket to
     bucket, sigma its deviation (the population's) over the last n, this one among them; half and half while that is 0 or not known.
     The first value stands at the n-th bucket, in bulk n - 1 later; at most n buckets of one trade are looked at, which are all that stay.
+    Over a gap the open bucket goes on with what trades behind it; dp of a bucket that a gap stands in or before is 0, as of the first.
     """
-    if is_trade(x):
+    if is_gap(x):
+        s.priced = 0
+    elif is_trade(x):
         fill_buckets(s, w, p, x)
     out[0] = s.vpin
     return 1 if s.prices >= (2 * p.period - 1 if p.bulk else p.period) else 0
@@ -172,8 +176,8 @@ def fill_buckets(s, w, p, x):
 @kernel
 def close_bucket(s, w, p, price):
     """Take a full bucket into the window."""
-    change = price - s.price if s.prices > 0 else 0.0
-    s.price = price
+    change = price - s.price if s.priced else 0.0
+    s.price, s.priced = price, 1
     bought = s.bought
     if p.bulk:
         at = flow_slots(p.period, 1)
@@ -199,7 +203,7 @@ def trade_intensity(s, w, p, x, out):
     """Intensity of trades: sum over trades of b exp(-b (t - t_i)), b = ln 2 / half-life: the exponential kernel of Hawkes (1971).
 
     Its mean is the rate of trades; the excited part of a Hawkes process with branching ratio a is a times this. It decays at every
-    event and grows by b at a trade, that of the event itself among them; at least 0.
+    event and grows by b at a trade, that of the event itself among them; at least 0. Over a gap it decays, as if nothing had traded.
     """
     rate = LN_2 * 1000.0 / p.half_life_ms
     past_ns = x.ts_ns - s.last_ns if s.begun else 0

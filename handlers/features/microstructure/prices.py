@@ -6,7 +6,7 @@ import numpy as np
 
 from handlers.domain.numeric import log
 from handlers.features.declare import EVENT_INPUT, Param, Value, feature
-from handlers.features.microstructure.common import MS_MAX, NS_PER_MS, PERIOD_MAX, has_book, is_trade, period, sign_of
+from handlers.features.microstructure.common import MS_MAX, NS_PER_MS, PERIOD_MAX, has_book, is_gap, is_trade, period, sign_of
 from handlers.features.windows import enter, expire, flow_slots, length, put, summed
 from transport.compiled import kernel
 
@@ -22,14 +22,21 @@ FLAT = 1e-12  # a spread of signed volume that is less than this of its squares 
     params=[period(300, low=2), Param("sample_ms", "i8", 1000, 0, MS_MAX)],
     state=[("begun", "i8"), ("first", "i8"), ("slot", "i8"), ("mid", "f8"), ("sampled", "f8"), ("size", "f8"), ("sized", "i8")],
     window=lambda p: flow_slots(p.period, 1) + flow_slots(p.period - 1, 1), warm_up=lambda p: 1 if p.sample_ms else p.period,
+    version=2,
 )  # fmt: skip
 def realised_variance(s, w, p, x, out):
     """Realised variance, sum of r_i^2, and bipower variation, pi / 2 sum of |r_i| |r_i-1|, of the last n log returns of the mid.
 
     Barndorff-Nielsen & Shephard (2004). Returns are between the last mids of intervals of `sample_ms` of the line's clock that have
     ended, an interval without an event having none but 0, or with `sample_ms = 0` between events of the book. A mid that is not known
-    or not above 0 leaves the last one standing. Not negative; a value once there have been n returns.
+    or not above 0 leaves the last one standing. Not negative; a value once there have been n returns. It begins again, without a value,
+    behind a gap.
     """
+    if is_gap(x):
+        s.begun = s.slot = 0
+        expire(w, 0, p.period, 1, np.inf)
+        expire(w, flow_slots(p.period, 1), p.period - 1, 1, np.inf)
+        return 0
     slot = x.ts_ns // (p.sample_ms * NS_PER_MS) if p.sample_ms > 0 else s.slot + 1
     if p.sample_ms > 0 and s.begun and slot > s.slot:
         end_interval(s, w, p, slot)
@@ -83,7 +90,8 @@ def kyle_lambda(s, w, p, x, out):
 
     lambda = (sum xy - sum x sum y / n) / (sum xx - (sum x)^2 / n). An observation begins with the mid that ended the one before and
     ends with the first event of the book behind `trades` trades: y is the change, x the lots bought less those sold. Both are 0 where
-    the signed lots of all observations are the same, r2 where the mid never moves. What a mid that is not known interrupts is left out.
+    the signed lots of all observations are the same, r2 where the mid never moves. What a gap, or a mid that is not known, interrupts is
+    left out.
     """
     if not has_book(x):
         s.begun = 0
@@ -124,14 +132,16 @@ def observe(s, w, p, lots, change):
 @feature(
     reads=EVENT_INPUT, values=[Value("spread", "ticks", "implied by how trade prices bounce")], params=[period(200, low=2)],
     state=[("trades", "i8"), ("price", "f8"), ("change", "f8"), ("spread", "f8")],
-    window=lambda p: flow_slots(p.period, 3), warm_up=lambda p: p.period + 1,
+    window=lambda p: flow_slots(p.period, 3), warm_up=lambda p: p.period + 1, version=2,
 )  # fmt: skip
 def roll_spread(s, w, p, x, out):
     """Roll's spread: 2 sqrt(-cov(dp_i, dp_i-1)) over the last n pairs of successive changes of the trade price (Roll 1984).
 
-    cov is the population's; 0 where it is not negative.
+    cov is the population's; 0 where it is not negative. Changes are of trades with no gap between them, pairs of three such.
     """
-    if is_trade(x):
+    if is_gap(x):
+        s.trades = 0
+    elif is_trade(x):
         change = x.price - s.price
         if s.trades >= 2:
             entry = enter(w, 0, p.period, 3, 0.0)
@@ -153,7 +163,7 @@ def roll_spread(s, w, p, x, out):
 def effective_spread(s, w, p, x, out):
     """Effective spread: mean of 2 q (price - mid) over the last n trades, q = +1 bought, -1 sold, mid as the book stands at the trade.
 
-    Huang & Stoll (1996). A trade without a mid or a side does not count. Negative where trades were inside out.
+    Huang & Stoll (1996). A trade without a mid or a side does not count. Negative where trades were inside out. It goes on over a gap.
     """
     if is_trade(x) and has_book(x):
         sign = sign_of(x)
@@ -176,7 +186,7 @@ def realised_spread(s, w, p, x, out):
 
     Huang & Stoll (1996); both together are the effective spread. The means are over the last n trades whose mid' is known: the mid as it
     stood when the first event more than `delay_ms` later comes. `waiting` trades at most wait for theirs; one that finds no room, or no
-    mid, or no side, does not count.
+    mid, or no side, does not count. A trade before a gap counts if the mid is known again when its time comes.
     """
     if not s.begun:
         s.begun, s.first_ns = 1, x.ts_ns

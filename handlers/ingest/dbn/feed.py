@@ -37,7 +37,7 @@ from handlers.ingest.dbn.symbols import Symbols, symbols_of
 from transport.instruments import Instrument
 from transport.records import SLOT_BYTES, empty
 
-EVENT_BYTES_MAX = 1 << 28  # a longer event is cut, and before that snapshots that follow one another, so that memory is bounded
+EVENT_BYTES_MAX = 1 << 28  # a longer event is decoded in parts, snapshots that follow one another one by one, so that memory is bounded
 _ROWS_OF = {
     TRADES: dbn_rows.trades, QUOTES: dbn_rows.quotes, SAMPLED: dbn_rows.samples, BARS: dbn_rows.bars,
     STATUSES: dbn_rows.statuses, DEFINITIONS: dbn_rows.definitions,
@@ -111,8 +111,11 @@ class DbnFeed(Feed):
         decoding = Decoding(self.instruments, self._grid, self.ids, self.source_id, self.count)
         orders, levels = OrdersDecoder(decoding), LevelsDecoder(decoding)
         place_of = {i.symbol: place for place, i in enumerate(self.instruments)}
-        for run in self._events():
-            yield from split_at_events(self._decode(run, decoding, orders, levels, place_of), rows_max)
+        file = 0
+        for run, goes_on in self._events():
+            if run.file[0] != file:
+                file, orders.open[:] = int(run.file[0]), False
+            yield from split_at_events(self._decode(run, goes_on, decoding, orders, levels, place_of), rows_max)
 
     def receive_times(self) -> NDArray[np.int64]:
         known = [np.empty(0, np.int64)]
@@ -171,21 +174,24 @@ class DbnFeed(Feed):
                 wanted = {symbol: place for symbol, place in wanted.items() if symbol not in found}
         return found
 
-    def _events(self) -> Iterator[Run]:
-        """Runs of one file each that end with an event and outside a snapshot, or with the file; none is empty."""
+    def _events(self) -> Iterator[tuple[Run, bool]]:
+        """Runs of one file each that end with an event and outside a snapshot, or with the file; none is empty.
+
+        With each, whether it had to be cut elsewhere, since it is too long: then a snapshot may go on in the next.
+        """
         held = _NO_RUN
         for settled in self._settled():
             for file in np.unique(settled.file).tolist():
                 if len(held.file) and held.file[0] != file:
-                    yield held
+                    yield held, False
                     held = _NO_RUN
                 held = held.join(settled.part(settled.file == file))
                 cut = _whole_events(held)
                 if cut:
-                    yield held.part(slice(cut))
+                    yield held.part(slice(cut)), _too_long(held)
                     held = held.part(slice(cut, None))
         if len(held.file):
-            yield held
+            yield held, False
 
     def _settled(self) -> Iterator[Run]:
         """All records of the source, their receive times as the rule for jumps leaves them."""
@@ -226,9 +232,9 @@ class DbnFeed(Feed):
             return  # counted and told when the feed runs
 
     def _decode(
-        self, run: Run, decoding: Decoding, orders: OrdersDecoder, levels: LevelsDecoder, place_of: dict[str, int]
+        self, run: Run, goes_on: bool, decoding: Decoding, orders: OrdersDecoder, levels: LevelsDecoder, place_of: dict[str, int]
     ) -> Rows:
-        """Rows of whole events, in the order of the source."""
+        """Rows of whole events, or of a part of one that is too long, in the order of the source."""
         symbols = self._symbols[int(run.file[0])]
         believed = self._believed(run.recv)
         found: list[Rows] = []
@@ -239,7 +245,7 @@ class DbnFeed(Feed):
             lines = Lines(records, place, run.recv[mine], run.origin[mine])
             self.messages += _messages(records, layout.decoder)
             if layout.decoder == ORDERS:
-                found.append(orders.decode(lines, believed[mine]))
+                found.append(orders.decode(lines, believed[mine], goes_on))
             elif layout.decoder == LEVELS:
                 found.extend(levels.decode(lines, believed[mine], layout))
             else:
@@ -270,6 +276,10 @@ def _by_origin(found: list[Rows]) -> Rows:
     return joined if np.all(origin[1:] >= origin[:-1]) else slots[np.argsort(origin, kind="stable")].view(joined.dtype)
 
 
+def _too_long(run: Run) -> bool:
+    return bool(run.at[-1] - run.at[0] > EVENT_BYTES_MAX)
+
+
 def _whole_events(run: Run) -> int:
     """How many of the records are whole events outside a snapshot; of too many all whole ones, of one that is too long what there is.
 
@@ -286,7 +296,7 @@ def _whole_events(run: Run) -> int:
         flags[mine] = run.data[run.at[mine] + fields["flags"][1]]
     inside = np.append(flags[1:] & F_SNAPSHOT, F_SNAPSHOT) != 0  # what follows the last one is not known yet
     last = flags & F_LAST != 0
-    too_many = run.at[-1] - run.at[0] > EVENT_BYTES_MAX
+    too_many = _too_long(run)
     ends = np.flatnonzero(last if too_many else last & ~inside)  # a snapshot's own end is one as well, only not yet a sure one
     if len(ends):
         return int(ends[-1]) + 1

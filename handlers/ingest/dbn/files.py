@@ -16,14 +16,13 @@ import databento_dbn as dbn
 import numpy as np
 from numpy.typing import NDArray
 
-from handlers.ingest.blocks import read_blocks
+from handlers.ingest.blocks import is_skipped, read_blocks
 from handlers.ingest.errors import FeedError, NotAFeedError, TruncatedError, UnreadableError
 from handlers.ingest.dbn.layouts import NO_LAYOUT, UNUSED, layout_of
 from handlers.ingest.dbn.walk import RECORD_BYTES_MIN, find_records
 
 MAGIC = b"DBN"
-DBZ_MAGIC = b"DBZ"  # behind the 8 bytes of a skippable zstd frame
-_SKIPPABLE = b"\x50\x2a\x4d\x18"
+DBZ_MAGIC = b"DBZ"  # behind the 8 bytes with which a zstd frame that is passed over begins
 _VERSIONS = (1, 2, 3)
 BLOCK_BYTES = 1 << 22
 _PREFIX = 8
@@ -148,9 +147,9 @@ def unused(data: Bytes, at: NDArray[np.int64], layout: NDArray[np.int64]) -> lis
     ]
 
 
-def told_fragment(head: bytes) -> str:
-    """What a file without the head of a DBN file is, in words, if it is a relative of one; else ""."""
-    if head.startswith(_SKIPPABLE) and head[8:11] == DBZ_MAGIC:
+def told_fragment(packed: bytes, head: bytes) -> str:
+    """What a file without the head of a DBN file is, in words, if it is a relative of one, by its first bytes, packed and unpacked; else ""."""
+    if is_skipped(packed) and packed[8:11] == DBZ_MAGIC:
         return "DBZ, which DBN replaced; `dbn FILE --output NEW.dbn` by Databento turns it into DBN"
     if len(head) > RECORD_BYTES_MIN and layout_of(head[1], head[0] * 4, None) != NO_LAYOUT:
         return "a fragment of DBN records without the metadata that names dataset, schema and symbols; put the head of its file before it"

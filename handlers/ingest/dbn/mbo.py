@@ -6,7 +6,8 @@
 
 An event is what the venue sent at once; its last record bears flag LAST. EVENT_END stands there, also when that is a trade, and not
 on a trade in the middle of one, for the book must not be read there. Where the last record yields none, EVENT_END moves to the
-event's record before it. A snapshot ends where its records end, whether or not the publisher wrote LAST. A bad record that the
+event's record before it. A snapshot ends where its records end, whether or not the publisher wrote LAST; one that is decoded in parts,
+being larger than memory may be, has its EVENT_FIRST in the first and its EVENT_END in the last of them. A bad record that the
 book would have needed becomes a GAP, as does the publisher's own mark MAYBE_BAD_BOOK, and book records are refused up to the
 next snapshot; where the receive time is what is bad, the GAP bears the feed's time up to there. Source: Databento, MBO schema and
 "Common fields, enums and types" (2024).
@@ -22,9 +23,11 @@ from handlers.domain.reasons import (
 )  # fmt: skip
 from handlers.ingest.feed import Rows
 from handlers.ingest.jumps import NO_TIME, Times
+from handlers.ingest.dbn.orders import find_gaps, move_ends
 from handlers.ingest.dbn.decoding import (
     F_DOUBTED, F_LAST, F_SNAPSHOT, SIDES, Column, Decoding, Lines, by_letter, letters, refusals, worse,
 )  # fmt: skip
+from transport.compiled import load
 from transport.instruments import INT64_MAX
 from transport.records import (
     ADD, BOOK_DELTA, BOOK_SNAPSHOT, CLEAR, DELETE, EVENT_END, EVENT_FIRST, GAP, MODIFY, NO_SIDE, TRADE, empty,
@@ -41,11 +44,14 @@ class OrdersDecoder:
     """Books by order of one feed, from its beginning on."""
 
     def __init__(self, decoding: Decoding) -> None:
+        load(move_ends, find_gaps)
         self._d = decoding
-        self._broken = [False] * len(decoding.instruments)
+        self._broken = np.zeros(len(decoding.instruments), np.bool_)
+        self._kept = np.zeros(len(decoding.instruments), np.int64)  # for `move_ends` to work in
+        self.open = np.zeros(len(decoding.instruments), np.bool_)  # the instrument's snapshot goes on behind what was decoded
 
-    def decode(self, lines: Lines, believed: Times) -> Rows:
-        """Rows of whole events; `believed` are the receive times, the feed's up to there where a line's own cannot be."""
+    def decode(self, lines: Lines, believed: Times, goes_on: bool) -> Rows:
+        """Rows of whole events, or of the part of a snapshot that `goes_on`; `believed` are the receive times, the feed's up to there where a line's own cannot be."""
         records, origin, place = lines.records, lines.origin, lines.place
         kind = _KIND[letters(records["action"])]
         last = records["flags"] & F_LAST != 0
@@ -53,6 +59,7 @@ class OrdersDecoder:
         kind[in_snapshot] = BOOK_SNAPSHOT
         clears = letters(records["action"]) == ord("R")
         first, final = _snapshot_bounds(place, in_snapshot, last, clears)
+        self._join_parts(place, clears, first, final, last, goes_on)
         price, lots, reason = self._numbers(lines, kind, clears)
         self._d.kept(reason, origin)
         lines = lines._replace(recv=believed)
@@ -60,12 +67,24 @@ class OrdersDecoder:
         keep = ((reason == 0) & (kind != _FILL)) | gap
         self._d.count_each(FILL_SKIPPED, (kind == _FILL) & (reason == 0), origin)
         end = final | last | gap
-        _move_ends(end, last & ~keep, keep, place, last)
+        move_ends(place, last, keep, self._kept, end)
         kind[gap] = GAP
         flags = np.where(end, EVENT_END, 0) | np.where(first & ~gap, EVENT_FIRST, 0)
         rows = self._write(lines.part(keep), kind[keep], flags[keep], price[keep], lots[keep])
         rows["reason"][gap[keep]] = np.where(reason[gap] == 0, BOOK_DOUBTED, reason[gap])
         return rows
+
+    def _join_parts(self, place: Column, clears: Column, first: Column, final: Column, last: Column, goes_on: bool) -> None:
+        """Take EVENT_FIRST from snapshots that go on from before and, where this part `goes_on`, EVENT_END from those that may go on behind it.
+
+        One that does not has its end with its instrument's next event.
+        """
+        places, begins = np.unique(place, return_index=True)
+        begins, ends = begins[places >= 0], len(place) - 1 - np.unique(place[::-1], return_index=True)[1][places >= 0]
+        places = places[places >= 0]
+        first[begins[self.open[places] & ~clears[begins]]] = False
+        self.open[places] = final[ends] & ~last[ends] if goes_on else False
+        final[ends[self.open[places]]] = False
 
     def _numbers(self, lines: Lines, kind: Column, clears: Column) -> tuple[Column, Column, Column]:
         """(ticks, lots, reason or 0) of each record; reasons in the order of how much they say."""
@@ -88,22 +107,14 @@ class OrdersDecoder:
         There is none before the first time of the source: it would have no time, and there is no book yet that it could break.
         """
         records, origin, place = lines.records, lines.origin, lines.place
-        gap = np.zeros(len(records), np.bool_)
+        gap, refused = np.zeros(len(records), np.bool_), np.zeros(len(records), np.bool_)
         book = (place >= 0) & ((kind == BOOK_DELTA) | (kind == BOOK_SNAPSHOT) | (kind == 0))
         doubted = book & (records["flags"] & F_DOUBTED != 0) & (reason == 0)
         breaks = (book & (reason != 0)) | doubted
-        for p in np.flatnonzero(np.bincount(place[breaks], minlength=len(self._broken)) + self._broken):
-            refused = np.zeros(len(records), np.bool_)
-            for i in np.flatnonzero(book & (place == p)).tolist():
-                if first[i] and reason[i] == 0:
-                    self._broken[p] = False
-                if breaks[i] and not self._broken[p]:
-                    self._broken[p] = True
-                    gap[i] = lines.recv[i] != NO_TIME
-                elif self._broken[p] and reason[i] == 0:
-                    refused[i] = True
-            reason[refused] = DEPTH_REFUSED
-            self._d.count_each(DEPTH_REFUSED, refused, origin)
+        if breaks.any() or self._broken.any():
+            find_gaps(place, book, first & (reason == 0), breaks, reason == 0, lines.recv != NO_TIME, self._broken, gap, refused)
+        reason[refused] = DEPTH_REFUSED
+        self._d.count_each(DEPTH_REFUSED, refused, origin)
         self._d.count_each(BOOK_DOUBTED, gap & doubted, origin)
         self._d.count_each(SEQUENCE_GAP, gap, origin)
         return gap
@@ -140,15 +151,3 @@ def _snapshot_bounds(
     first[order] = snap & ~np.concatenate((np.zeros(min(1, len(mine)), np.bool_), goes_on))
     final[order] = snap & ~np.concatenate((goes_on, np.zeros(min(1, len(mine)), np.bool_)))
     return first, final
-
-
-def _move_ends(end: Column, lost: Column, keep: Column, place: Column, last: Column) -> None:
-    """Give EVENT_END of records that yield none to the kept record before them in the same event of the same instrument."""
-    for i in np.flatnonzero(lost & (place >= 0)).tolist():
-        for j in range(i - 1, -1, -1):
-            if place[j] == place[i]:
-                if last[j]:
-                    break
-                if keep[j]:
-                    end[j] = True
-                    break

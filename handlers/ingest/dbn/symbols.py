@@ -67,8 +67,11 @@ def _by_time(entries: list[Named], times: NDArray[np.int64], place_of: dict[str,
 
 
 def symbols_of(path: Path, metadata: dbn.Metadata) -> Symbols:
-    """The table of a file; raises NotAFeedError where it maps no number or one to two symbols."""
-    named = list(_mapped(metadata)) or list(_announced(path))
+    """The table of a file; raises NotAFeedError where it maps no number, one to two symbols, or on a day that is none."""
+    try:
+        named = list(_mapped(metadata)) or list(_announced(path))
+    except (ValueError, OverflowError) as error:  # days are decoded when they are asked for
+        raise NotAFeedError(f"{path.name}: its mapping of symbols cannot be read: {error}") from error
     if not named:
         raise NotAFeedError(f"{path.name} maps no instrument number to a symbol")
     return Symbols(path, named)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handlers.domain.reasons import DOC, TRUNCATED, UNKNOWN_SYMBOL, UNREADABLE
+from handlers.ingest.clocks import read_clocks, zone_table
 from handlers.ingest.errors import FeedError, NotAFeedError, TruncatedError
 from handlers.ingest.feed import Feed, Rows, choose_instruments, split_at_events
 from handlers.ingest.jumps import NO_TIME
@@ -44,9 +45,11 @@ class LeanFeed(Feed):
 
     def __init__(self, name: str, paths: Sequence[Path], instruments: Sequence[Instrument], crossed: str = KEEP) -> None:
         """`crossed` is what to do with a quote tick whose bid is above its ask: KEEP, DROP, or DROP_LOCKED at it as well."""
-        load(scan_lines)
+        load(scan_lines, read_clocks)
         self.paths = list(paths)
         self.files = [describe_file(path) for path in self.paths]
+        for file in self.files:
+            _clock_known(file)
         markets = sorted({f.market for f in self.files})
         if len(markets) > 1:
             raise NotAFeedError(f"{self.paths[0].name} and the files with it are of {' and '.join(markets)}; name them as several feeds")
@@ -66,9 +69,10 @@ class LeanFeed(Feed):
         times = [np.empty(0, np.int64)]
         for file in self.files:
             try:
+                last = np.zeros(1, np.int64)
                 texts = [read_whole(file.path)] if file.day == NO_DAY else (text for text, _ in read_lines(file.path))
                 for text in texts:
-                    found = Block(file, text).ts_ns
+                    found = Block(file, text, last).ts_ns
                     times.append(np.where(found > 0, found, NO_TIME))
             except FeedError:
                 continue  # counted and told by `chunks`
@@ -115,19 +119,20 @@ class LeanFeed(Feed):
             self.count(TRUNCATED if isinstance(error, TruncatedError) else UNREADABLE, str(error))
 
     def _blocks(self, file: LeanFile, grid: Grid, first: int) -> Iterator[Decoded]:
+        last = np.zeros(1, np.int64)  # UTC ns of the line before
         if file.day == NO_DAY:
             text = read_whole(file.path)
             if text:
-                yield decode_bars(file, grid, text)
+                yield decode_bars(file, grid, text, last)
             return
         quoted = Quoted()
         for text, behind in read_lines(file.path):
             if file.resolution != TICK:
-                decoded = decode_bars(file, grid, text)
+                decoded = decode_bars(file, grid, text, last)
             elif file.what == QUOTES:
-                decoded, quoted = decode_quotes(file, grid, text, behind, first, quoted, self._crossed)
+                decoded, quoted = decode_quotes(file, grid, text, behind, first, quoted, self._crossed, last)
             else:
-                decoded = decode_trades(file, grid, text, first)
+                decoded = decode_trades(file, grid, text, first, last)
             first += len(decoded.reasons)
             yield decoded
 
@@ -136,6 +141,14 @@ class LeanFeed(Feed):
             which = reasons == reason
             offender = f"{file.path.name}: line {line + int(which.argmax()) + 1}: {DOC[reason]}"
             self.count(reason, offender, int(which.sum()))
+
+
+def _clock_known(file: LeanFile) -> None:
+    """Raises FeedError where the system does not know the clock of the file's market."""
+    try:
+        zone_table(file.zone)
+    except KeyError as error:
+        raise FeedError(f"{file.path.name}: {error.args[0]}") from error
 
 
 def _decimals(file: LeanFile) -> int:

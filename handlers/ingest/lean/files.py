@@ -14,23 +14,22 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
-from functools import lru_cache
+from datetime import date
 from pathlib import Path
 from typing import IO
-from zoneinfo import ZoneInfo
 
 import numpy as np
 from numpy.typing import NDArray
 
 from handlers.ingest.blocks import ZIP_DAMAGED
+from handlers.ingest.clocks import read_clocks, zone_table
 from handlers.ingest.errors import NotAFeedError, TruncatedError, UnreadableError
 
 BLOCK_BYTES = 1 << 20  # of lines at a time: some 40,000 ticks
 LINE_BYTES_MAX = 4096  # the longest of the formats has some 120
 STAMPED_BYTES_MAX = 1 << 26  # an hourly file of 100 years has a third of it; it is read at once
 HEAD_BYTES = 1 << 14
-DAY_NS, QUARTER_NS = 86_400 * 10**9, 900 * 10**9
+DAY_NS = 86_400 * 10**9
 TICK, SECOND, MINUTE, HOUR, DAILY = "tick", "second", "minute", "hour", "daily"
 TRADES, QUOTES = "trade", "quote"
 EQUITY, FOREX = "equity", "forex"
@@ -38,7 +37,7 @@ INTERVAL_NS = {SECOND: 10**9, MINUTE: 60 * 10**9, HOUR: 3600 * 10**9}
 EPOCH = date(1970, 1, 1)
 NO_DAY = -1
 # Of the data, not of the exchange: Lean keeps FXCM's at a fixed five hours behind UTC and Oanda's in UTC.
-ZONES: dict[str, tzinfo] = {"usa": ZoneInfo("America/New_York"), "fxcm": timezone(timedelta(hours=-5)), "oanda": UTC}
+ZONES = {"usa": "America/New_York", "fxcm": "Etc/GMT+5", "oanda": "UTC"}  # the second: five hours behind, as its sign does not say
 _DATED = re.compile(r"(\d{8})_(.+)_([a-z]+)_([a-z]+)\.csv", re.I)
 _ZIP_DATED = re.compile(r"(\d{8})_(trade|quote)\.zip", re.I)
 _PLAIN = re.compile(r"([A-Za-z0-9.\-]+)\.csv")
@@ -61,7 +60,7 @@ class LeanFile:
     columns: int
 
     @property
-    def zone(self) -> tzinfo:
+    def zone(self) -> str:
         return ZONES[self.market]
 
 
@@ -133,24 +132,11 @@ def day_number(digits: int) -> int:
     return (found - EPOCH).days if 1970 <= found.year < 2100 else NO_DAY
 
 
-@lru_cache(maxsize=1 << 15)
-def _offsets(day: int, zone: tzinfo) -> NDArray[np.int64]:
-    """UTC minus local time in ns at the 96 quarters of a local day; of an hour that comes twice, the first."""
-    start = datetime.combine(EPOCH + timedelta(days=day), datetime.min.time(), zone)
-    ends = [start, start + timedelta(hours=23, minutes=45)]
-    if ends[0].utcoffset() == ends[1].utcoffset():
-        quarters = ends[:1] * 96
-    else:
-        quarters = [start + timedelta(minutes=15 * k) for k in range(96)]
-    seconds = [int((q.utcoffset() or timedelta()).total_seconds()) for q in quarters]
-    return -np.array(seconds, np.int64) * 10**9
-
-
-def to_utc(days: NDArray[np.int64], of_day_ns: NDArray[np.int64], zone: tzinfo) -> NDArray[np.int64]:
-    """ns UTC of local wall-clock times; `of_day_ns` is within 0 and a day."""
-    unique, at = np.unique(days, return_inverse=True)
-    table = np.array([_offsets(int(day), zone) for day in unique]).reshape(-1, 96)
-    return days * DAY_NS + of_day_ns + table[at, of_day_ns // QUARTER_NS]
+def to_utc(days: NDArray[np.int64], of_day_ns: NDArray[np.int64], zone: str, last: NDArray[np.int64]) -> NDArray[np.int64]:
+    """ns UTC of wall-clock times in the order of a file, `of_day_ns` within 0 and a day; `last` has that of the one before, shape (1,)."""
+    times = np.empty(len(days), np.int64)
+    read_clocks(days * DAY_NS + of_day_ns, *zone_table(zone), last, times)
+    return times
 
 
 @contextmanager
@@ -186,6 +172,8 @@ def read_lines(path: Path) -> Iterator[tuple[bytes, bytes]]:
             text = rest + block
             end = text.rfind(b"\n") + 1
             if len(text) - end > LINE_BYTES_MAX:
+                if end:
+                    yield text[:end], b""
                 raise UnreadableError(f"{path.name} has a line of over {LINE_BYTES_MAX} bytes")
             cut = text.rfind(b"\n", 0, max(0, end - 1)) + 1
             if cut:

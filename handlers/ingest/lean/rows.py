@@ -92,7 +92,8 @@ def columns_of(file: LeanFile) -> np.ndarray[Any, Any]:
 class Block:
     """Lines of one file as columns of integers, and the reasons found so far; an instance lives for one block."""
 
-    def __init__(self, file: LeanFile, text: bytes) -> None:
+    def __init__(self, file: LeanFile, text: bytes, last: Column) -> None:
+        """`last` has the UTC ns of the line before, 0 for none, shape (1,), and then that of the last."""
         columns = columns_of(file)
         self.file = file
         count = text.count(b"\n") + (not text.endswith(b"\n"))
@@ -102,7 +103,7 @@ class Block:
         assert used == count
         self.values = values.reshape(count, len(columns)).T
         self.refuse(self.values[0] == ABSENT, MISSING_FIELD)
-        self.ts_open_ns, self.ts_ns = self._times()
+        self.ts_open_ns, self.ts_ns = self._times(last)
 
     def refuse(self, which: Mask, reason: int) -> None:
         """Give `reason` to the lines of `which` that have none yet."""
@@ -113,7 +114,7 @@ class Block:
         for c in columns:
             self.refuse(self.values[c] == ABSENT, MISSING_FIELD)
 
-    def _times(self) -> tuple[Column, Column]:
+    def _times(self, last: Column) -> tuple[Column, Column]:
         """(ns UTC that lines bear, ns UTC of their records) or 0; a line with a time that cannot be is refused."""
         file, raw = self.file, self.values[0]
         days = np.full(len(raw), file.day)
@@ -126,9 +127,9 @@ class Block:
         good = (self.reasons == 0) & (days >= 0) & (of_day >= 0) & (of_day < DAY_NS)
         self.refuse(~good, TIME_OUT_OF_RANGE)
         opened, closed = np.zeros(len(raw), np.int64), np.zeros(len(raw), np.int64)
-        opened[good] = to_utc(days[good], of_day[good], file.zone)
+        opened[good] = to_utc(days[good], of_day[good], file.zone, last)
         if file.resolution == DAILY:
-            closed[good] = to_utc(days[good] + 1, np.zeros(int(good.sum()), np.int64), file.zone)
+            closed[good] = to_utc(days[good] + 1, np.zeros(int(good.sum()), np.int64), file.zone, np.zeros(1, np.int64))
         else:
             closed[good] = opened[good] + INTERVAL_NS.get(file.resolution, 0)
         if file.day == NO_DAY:
@@ -173,9 +174,9 @@ def _jumped(times: Column) -> Mask:
     return jumps(times, NO_TIME)
 
 
-def decode_trades(file: LeanFile, grid: Grid, text: bytes, first_line: int) -> Decoded:
+def decode_trades(file: LeanFile, grid: Grid, text: bytes, first_line: int, last: Column) -> Decoded:
     """Trade ticks."""
-    block = Block(file, text)
+    block = Block(file, text, last)
     block.require(1, 2)
     price, lots = block.prices(1, grid), block.lots(2, grid)
     block.refuse((price <= 0) | (lots <= 0), NOT_POSITIVE)
@@ -186,10 +187,10 @@ def decode_trades(file: LeanFile, grid: Grid, text: bytes, first_line: int) -> D
 
 
 def decode_quotes(
-    file: LeanFile, grid: Grid, text: bytes, behind: bytes, first_line: int, before: Quoted, crossed: str
+    file: LeanFile, grid: Grid, text: bytes, behind: bytes, first_line: int, before: Quoted, crossed: str, last: Column
 ) -> tuple[Decoded, Quoted]:
     """Quote ticks behind `before`, and what is quoted after them; the line `behind` tells whether the last is half of an event."""
-    block = Block(file, text + behind)
+    block = Block(file, text + behind, last)
     lines = len(block.reasons) - bool(behind)
     if file.columns == 3:
         bid, ask, conditions = block.prices(1, grid), block.prices(2, grid), np.zeros(len(block.reasons), np.int64)
@@ -215,8 +216,8 @@ def decode_quotes(
         keep, QUOTE, price_ticks=bid, qty_lots=bid_lots, ask_ticks=ask, ask_lots=ask_lots, conditions=conditions,
         flags=flags, origin=first_line + np.arange(len(keep)),
     )  # fmt: skip
-    last = lines - 1
-    return Decoded(rows, block.reasons), Quoted(int(bid[last]), int(bid_lots[last]), int(ask[last]), int(ask_lots[last]))
+    end_of = lines - 1
+    return Decoded(rows, block.reasons), Quoted(int(bid[end_of]), int(bid_lots[end_of]), int(ask[end_of]), int(ask_lots[end_of]))
 
 
 def _newest(price: Column, lots: Column, has: Mask, price_before: int, lots_before: int) -> tuple[Column, Column]:
@@ -236,9 +237,9 @@ def _drop_crossed(block: Block, bid: Column, ask: Column, half: Mask, end: Mask,
     end |= half & gone
 
 
-def decode_bars(file: LeanFile, grid: Grid, text: bytes) -> Decoded:
+def decode_bars(file: LeanFile, grid: Grid, text: bytes, last: Column) -> Decoded:
     """Bars of trades, or pairs of bars of quotes."""
-    block = Block(file, text)
+    block = Block(file, text, last)
     sides = 1 if file.what == TRADES else 2
     given: list[Mask] = []
     parts: list[dict[str, Column]] = []

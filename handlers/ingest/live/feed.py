@@ -6,6 +6,7 @@ import gzip
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from handlers.domain.reasons import CONNECTION_LOST
 from handlers.ingest.errors import FeedError
-from handlers.ingest.feed import Rows, split_at_events
+from handlers.ingest.feed import YEAR_2000_NS, YEAR_2100_NS, Rows, split_at_events
 from handlers.ingest.venues.binance import BinanceStream
 from handlers.ingest.venues.capture import BATCH_LINES, CaptureFeed
 from handlers.ingest.venues.capture_lines import Nanoseconds
@@ -27,7 +28,9 @@ from handlers.ingest.venues.own_lines import OwnLine
 from handlers.ingest.live.past import BACK_MS
 from handlers.ingest.venues.protocol import MS, Refused
 from handlers.ingest.venues.stream import Stream
-from handlers.ingest.venues.survey import Survey
+from handlers.ingest.venues.survey import Survey, is_countable
+from transport.clock import wall_ns
+from transport.errors import StorageError
 from transport.instruments import Instrument
 from transport.records import empty
 
@@ -71,17 +74,28 @@ class CaptureWriter:
         self._path, self._begun = path, False
 
     def write(self, lines: Sequence[tuple[int, bytes]]) -> None:
+        """Raises StorageError, as all here, where the disk takes no more."""
         self._begun = True
-        self._file.write(b"".join(b"%d %b\n" % line for line in lines))
+        with self._storing():
+            self._file.write(b"".join(b"%d %b\n" % line for line in lines))
 
     def flush(self) -> None:
-        self._file.flush()
+        with self._storing():
+            self._file.flush()
 
     def close(self) -> None:
         """May be called twice; a capture that was not begun leaves no file behind, which would be in the next one's way."""
-        self._file.close()
+        with self._storing():
+            self._file.close()
         if not self._begun:
             self._path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _storing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageError(f"{self._path} cannot be written: {error.strerror or error}") from error
 
 
 class LiveFeed(CaptureFeed):
@@ -94,6 +108,8 @@ class LiveFeed(CaptureFeed):
     ) -> None:
         """Asks the venue for its instruments, which blocks; raises FeedError where it does not know a symbol, or does not answer, or at `stop`."""
         stream = source.stream
+        if not YEAR_2000_NS <= wall_ns() < YEAR_2100_NS:
+            raise FeedError("this machine's clock is not set: no capture could bear its times")
         source.fetch_instruments(stop or threading.Event())
         self.source, self._capture = source, capture
         self._early = source.take(BATCH_LINES).lines  # what tells the instruments
@@ -122,6 +138,9 @@ class LiveFeed(CaptureFeed):
         missing = [s for s in stream.symbols if s not in found]
         if missing:
             raise FeedError(f"{stream.market} has no symbol {missing[0]}")
+        for symbol in stream.symbols:
+            if not is_countable(found[symbol]):
+                raise FeedError(f"{stream.market}: {symbol} is described with a tick, lot or size that nothing can be counted in")
         return {s: found[s] for s in stream.symbols}
 
     def warm(self, joins: Sequence[OwnLine], since_ms: int, history: Callable[[int], Iterator[Rows]] | None, over_holes: bool) -> None:
@@ -152,7 +171,7 @@ class LiveFeed(CaptureFeed):
                 yield empty(0)
             lines, self.quiet_ns, ended, _ = self.source.take(BATCH_LINES)
             self._ask_late()
-        self._give_up()
+        self._end()
         if self._capture is not None:
             self._capture.close()
 

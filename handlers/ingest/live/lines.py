@@ -50,7 +50,7 @@ class WaitingLines:
         """Stamp a line and let it wait; one that is droppable is counted instead where there is no room for it."""
         with self._lock:
             self._put_ns = self._now()
-            self._full |= len(self._lines) >= WAITING_MAX or self._bytes + len(body) > WAITING_BYTES_MAX
+            self._full |= not self._has_room(body)
             if droppable and self._full:
                 if not self._lost:
                     self._lines.append((self._put_ns, _DROPPED))
@@ -59,6 +59,14 @@ class WaitingLines:
                 self._lines.append((self._put_ns, body or b" "))
                 self._bytes += len(body or b" ")
         self.woken.set()
+
+    def offer(self, body: bytes) -> bool:
+        """Put a line that can be had again if there is room for it; whether there was."""
+        with self._lock:
+            room = not self._full and self._has_room(body)
+        if room:
+            self.put(body)
+        return room
 
     def close(self) -> None:
         """From here time goes on with lines alone, so that after the last one nothing is due that its capture could not tell."""
@@ -87,6 +95,9 @@ class WaitingLines:
             return ns, body
         lost, self._lost = self._lost, 0
         return ns, self._overrun(lost)
+
+    def _has_room(self, body: bytes) -> bool:
+        return len(self._lines) < WAITING_MAX and self._bytes + len(body) <= WAITING_BYTES_MAX
 
     def _now(self) -> int:
         """The wall's clock, but never back: where it was set back, time goes on at half its pace until the clock has caught up."""

@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 
 TIMEOUT_S = 10.0  # without a sign from the other side
 WHOLE_S = 20.0  # for all of an answer: one that comes byte by byte is none
-BODY_BYTES_MAX = 1 << 26
+BODY_BYTES_MAX = (1 << 26) - (1 << 16)  # with its time and address it is one line of a capture, at most blocks.LINE_BYTES_MAX
 WHY_BYTES_MAX = 1 << 16  # of an answer that is no good
 FIRST_S, LONGEST_S = 0.5, 30.0  # of the back-off
 AFTER_MAX_S = 300.0  # a venue's own word for how long to keep away is believed up to this
@@ -47,15 +47,16 @@ class Answer(NamedTuple):
 class Request(threading.Thread):
     """A GET of `url`; `done(answer)` is called on this thread, once. Any thread may `cut` it."""
 
-    def __init__(self, url: str, done: Callable[[Answer], None]) -> None:
+    def __init__(self, url: str, done: Callable[[Answer], None], bytes_max: int) -> None:
+        """`bytes_max` of its body; a longer answer is none."""
         super().__init__(name="rest", daemon=True)
-        self._url, self._done = url, done
+        self._url, self._done, self._bytes_max = url, done, bytes_max
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._cut = False
 
     def run(self) -> None:
-        self._done(_get(self._url, self._hold))
+        self._done(_get(self._url, self._hold, self._bytes_max))
 
     def cut(self) -> None:
         """End it: where it waits for the other side it does so no more."""
@@ -79,7 +80,7 @@ def _shut(connected: socket.socket) -> None:
 def get(url: str, stop: threading.Event | None = None) -> Answer:
     """The answer to a GET of `url`, waited for up to WHOLE_S or until `stop`; never raises for what a network or a server may do."""
     answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
-    request, until = Request(url, answers.put), time.monotonic() + WHOLE_S
+    request, until = Request(url, answers.put, BODY_BYTES_MAX), time.monotonic() + WHOLE_S
     request.start()
     try:
         while time.monotonic() < until and not (stop is not None and stop.is_set()):
@@ -90,19 +91,19 @@ def get(url: str, stop: threading.Event | None = None) -> Answer:
     return Answer(0, b"the answer took too long" if stop is None or not stop.is_set() else b"it was not waited for")
 
 
-def _get(url: str, hold: Callable[[socket.socket], None]) -> Answer:
+def _get(url: str, hold: Callable[[socket.socket], None], bytes_max: int) -> Answer:
     """What came; `hold` is told the socket."""
     try:
-        return _opened(url, hold)
+        return _opened(url, hold, bytes_max)
     except Exception as error:  # timeouts, cut connections, bad addresses; http.client raises its own for a broken answer
         return Answer(0, f"{type(error).__name__}: {error}".encode(errors="replace"))
 
 
-def _opened(url: str, hold: Callable[[socket.socket], None]) -> Answer:
+def _opened(url: str, hold: Callable[[socket.socket], None], bytes_max: int) -> Answer:
     try:
         with _opener(url, hold).open(url, timeout=TIMEOUT_S) as answer:
-            body = answer.read(BODY_BYTES_MAX + 1)
-            if len(body) > BODY_BYTES_MAX:
+            body = answer.read(bytes_max + 1)
+            if len(body) > bytes_max:
                 return Answer(0, b"the answer is too long")
             return Answer(answer.status, body) if not answer.length else Answer(0, b"the answer was cut off")
     except urllib.error.HTTPError as error:

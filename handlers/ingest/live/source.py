@@ -12,6 +12,7 @@ because the line did not keep up, are lines among the others, and with them ever
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Coroutine, Sequence
@@ -36,9 +37,10 @@ from transport.records import CONNECT_FAILED, CONNECTED, CONNECTING, DISCONNECTE
 MESSAGE_BYTES_MAX = 1 << 24  # a longer one ends the connection with code 1009
 OPEN_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 2.0  # for the venue's answer to our close; then the connection is cut
-STABLE_S = 60.0  # a connection that stood so long is no failed attempt
+STABLE_S = 60.0  # a connection that stood so long is no failed attempt, nor a book
 REST_SPACING_S = 0.1  # between two requests: ten a second stay below every venue's limit
-RESYNC_SPACING_S = 1.0  # between two requests for the same book
+RESYNC_SPACING_S = 1.0  # between two requests for the same book; doubled by each that is soon followed by another
+RESYNC_LONGEST_S = 60.0  # a book that breaks each time: OKX takes 480 subscriptions an hour, Binance some 100 books a minute
 STOP_TIMEOUT_S = 10.0
 INSTRUMENT_ATTEMPTS = 5
 NORMAL, ABNORMAL = 1000, 1006  # close codes
@@ -64,7 +66,7 @@ class LiveSource:
         self._stop_asked = False
         self._told_end = False  # the last line was told after `stop`
         self._books: dict[str, asyncio.Task[None]] = {}  # symbol -> its book on the way
-        self._asked: dict[str, float] = {}  # symbol -> when last
+        self._asked: dict[str, tuple[float, float]] = {}  # symbol -> when last, seconds from then to the next
         self._rest_free: asyncio.Lock | None = None
         self._rest_from = 0.0  # no request before
         self._socket: ClientConnection | None = None
@@ -150,13 +152,12 @@ class LiveSource:
         return self._own(OVERRUN, lost=lost)
 
     def _keep_answer(self, url: str, answer: rest.Answer) -> bool:
-        """Keep an answer as a line, if it is JSON; whether it was."""
+        """Keep an answer as a line, if it is JSON, and there is room for it; whether it was."""
         try:
             msgspec.json.decode(answer.body)
         except NO_JSON:
             return False
-        self._lines.put(write(OwnLine("rest", url=url, status=200, body=Raw(_one_line(answer.body)))))
-        return True
+        return self._lines.offer(write(OwnLine("rest", url=url, status=200, body=Raw(_one_line(answer.body)))))
 
     # --- the connection's thread --------------------------------------------------------------------------------------
 
@@ -182,6 +183,7 @@ class LiveSource:
             await self._pause(rest.back_off_s(failed))
         if not self._told_end:  # the last line is as late as the last time that was told, so that the capture tells it too
             self._tell(DISCONNECTED)
+        self._lines.end()  # before the loop is closed, which waits for a name that is being looked up
 
     async def _pause(self, seconds: float) -> None:
         assert self._stopping is not None
@@ -288,8 +290,12 @@ class LiveSource:
 
     async def _fetch_book(self, symbol: str, socket: ClientConnection) -> None:
         """Ask until the book has come, or the connection ends, which cancels this."""
-        await asyncio.sleep(self._asked.get(symbol, 0.0) + RESYNC_SPACING_S - time.monotonic())
-        self._asked[symbol] = time.monotonic()
+        asked, pause_s = self._asked.get(symbol, (-math.inf, RESYNC_SPACING_S))
+        stood_s = time.monotonic() - asked
+        pause_s = pause_s if stood_s < STABLE_S else RESYNC_SPACING_S
+        await asyncio.sleep(pause_s - stood_s)
+        again = min(2 * pause_s, RESYNC_LONGEST_S) if stood_s < STABLE_S else pause_s
+        self._asked[symbol] = time.monotonic(), again
         url = self.stream.book_url(symbol)
         if url:
             await self._fetch_by_rest(symbol, url)
@@ -359,7 +365,7 @@ async def _get(url: str) -> rest.Answer:
         with suppress(RuntimeError):  # nobody waits any more: the loop is closed
             loop.call_soon_threadsafe(_answer, answered, answer)
 
-    request = rest.Request(url, done)
+    request = rest.Request(url, done, MESSAGE_BYTES_MAX)  # a book or a page of trades has a hundredth
     request.start()
     try:
         async with asyncio.timeout(rest.WHOLE_S):

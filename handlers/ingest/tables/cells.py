@@ -22,7 +22,7 @@ from handlers.domain.reasons import (
     UNKNOWN_SYMBOL,
     WRONG_TYPE,
 )
-from handlers.ingest.decimals import decimals_in, read_cell
+from handlers.ingest.decimals import meant_decimals, read_cell
 from handlers.ingest.feed import YEAR_2100_NS
 from handlers.ingest.jumps import NO_TIME
 from handlers.ingest.tables.plan import (
@@ -37,11 +37,10 @@ from handlers.ingest.tables.plan import (
     find_symbol,
     grid_of,
 )
-from handlers.ingest.tables.times import read_time
+from handlers.ingest.tables.times import WORDS, read_time
 from transport.compiled import kernel
 from transport.records import BAR, BOOK_DELTA, BOOK_SNAPSHOT, BUY, NO_SIDE, QUOTE, SELL, TRADE
 
-WORDS = 16  # of eight bytes in a slot
 EMPTY = 1  # beside the reason codes: a cell of a wide table that holds nothing, which is no fault
 _NEWLINE, _RETURN, _QUOTE, _BLANK, _ZERO, _ONE, _SMALL_T, _SMALL_F = (ord(c) for c in '\n\r" 01tf')
 _TO_SMALL = 32  # set in small letters, and in digits
@@ -158,7 +157,7 @@ def read_line(plan: Any, w: Any, fields: Any, row: Any) -> Any:
             return MISSING_FIELD, cell.column - 1
         was_empty = False
         if cell.form == TIME:
-            value, why = read_time(text, at, end, plan.clock, cell.add_units, cell.add_ns)
+            value, why = read_time(text, at, end, plan.clock, cell.word, cell.add_units, cell.add_ns)
             w.words[row * WORDS + cell.word] = value
         elif cell.form == SYMBOL:
             place = find_symbol(plan.symbols, text, at, end, False)
@@ -296,9 +295,9 @@ def scan_lines(owned_plan: Any, owned_work: Any, owned_symbols: Any, decimals: A
                 place = find_symbol(symbols, text, start, behind, True)
             elif cell.form == PRICE or cell.form == QTY:
                 which = 2 * place + (cell.form == QTY)
-                decimals[which] = max(decimals[which], decimals_in(text, start, behind))
+                decimals[which] = max(decimals[which], meant_decimals(text, start, behind))
         for k in range(len(plan.wide)):
             column = plan.wide[k]
             if column < fields:
-                decimals[2 * k] = max(decimals[2 * k], decimals_in(text, w.cuts[2 * column], w.cuts[2 * column + 1]))
+                decimals[2 * k] = max(decimals[2 * k], meant_decimals(text, w.cuts[2 * column], w.cuts[2 * column + 1]))
         at = stop + 1

@@ -7,8 +7,11 @@ from transport.records import BOOK_DELTA, BOOK_SNAPSHOT, EVENT_END, EVENT_FIRST
 
 
 @kernel
-def mark_events(rows):
-    """Mark the rows of a table; returns where the event begins that the next row may still belong to, or len(rows)."""
+def mark_events(rows, goes_on):
+    """Mark the rows of a table; returns where the event begins that the next row may still belong to, or len(rows).
+
+    `goes_on` says that the first row is of an event whose beginning was marked before.
+    """
     start = 0
     for i in range(len(rows)):
         r = rows[i]
@@ -22,6 +25,6 @@ def mark_events(rows):
         if not in_book:
             r.flags |= EVENT_END
             start = i + 1
-        elif i == start and r.kind == BOOK_SNAPSHOT:
+        elif i == start and r.kind == BOOK_SNAPSHOT and not (goes_on and i == 0):
             r.flags |= EVENT_FIRST
     return start

@@ -36,7 +36,7 @@ from transport.instruments import Instrument
 from transport.records import EVENT_END, copied, empty
 
 SORT_ROWS_MAX = 1 << 22  # half a GiB of records
-EVENT_ROWS_MAX = 1 << 20  # a longer event is cut, so that memory is bounded
+EVENT_ROWS_MAX = 1 << 20  # a longer event is given out in parts, so that memory is bounded
 SORTED = -1  # in place of a batch's first line: `blamed` has the line of each row
 BARS_APART = 31  # intervals between two bars of one source: a month of days, longer than any market closes
 
@@ -55,27 +55,36 @@ class TableFeed(Feed):
 
     def chunks(self, rows_max: int) -> Iterator[Rows]:
         self.restart()
-        batches = self._in_order() if any(f.table.order == "time" for f in self.files) else self._settled()
-        rest = empty(0)
+        batches = self._in_order() if self._by_time() else self._settled()
+        rest, goes_on = empty(0), False
         for batch in batches:
             rows = self._kept(batch)
             if len(rest):
                 rows = _joined(rest, rows)
-            done = _closed(rows, final=False)
+            done, goes_on = _closed(rows, goes_on, final=False)
             rest = copied(rows[done:])
             yield from split_at_events(rows[:done], rows_max)
-        _closed(rest, final=True)
+        _closed(rest, goes_on, final=True)
         yield from split_at_events(rest, rows_max)
 
     def receive_times(self) -> NDArray[np.int64]:
         counters, offenders, lines, messages = self.counters, self.first_offenders, self.lines, self.messages
         self.restart()
-        batches = [(batch.first, batch.times) for batch in self._settled()]
+        by_time = self._by_time()
+        batches = [(batch.first, batch.times) for batch in (self._batches() if by_time else self._settled())]
         times = np.full(self.lines, NO_TIME, np.int64)
         for first, told in batches:
             times[first : first + len(told)] = np.maximum(told, NO_TIME)
+        if by_time:
+            self.restart()
+            for batch in self._in_order():
+                times[batch.blamed] = np.maximum(batch.times, NO_TIME)
         self.counters, self.first_offenders, self.lines, self.messages = counters, offenders, lines, messages
         return times
+
+    def _by_time(self) -> bool:
+        """Whether its lines are to be sorted."""
+        return any(file.table.order == "time" for file in self.files)
 
     def _plan(self, file: TableFile, header: Sequence[str]) -> Any:
         """The plan of a file, whose own instruments are among the feed's."""
@@ -221,12 +230,15 @@ def _part(batch: Batch, lines: slice) -> Batch:
     return Batch(batch.first + first, batch.a_line, batch.rows[rows], batch.refused[rows], batch.blamed[rows], batch.times[lines])
 
 
-def _closed(rows: Rows, final: bool) -> int:
-    """Mark where events begin and end; returns how many rows are of events that have ended."""
-    open_from = int(mark_events(rows)) if len(rows) else 0
-    if open_from < len(rows) and (final or len(rows) - open_from > EVENT_ROWS_MAX):
+def _closed(rows: Rows, goes_on: bool, final: bool) -> tuple[int, bool]:
+    """Mark where events begin and end; returns (how many rows may be given out, whether what is left goes on with an event that they began).
+
+    `goes_on` says the same of `rows`. Of an event that is too long all but its last row is given out, by which what follows is known.
+    """
+    open_from = int(mark_events(rows, goes_on)) if len(rows) else 0
+    if final and open_from < len(rows):
         rows["flags"][-1] |= EVENT_END
-        return len(rows)
-    return open_from
-
-
+        return len(rows), False
+    if len(rows) - open_from > EVENT_ROWS_MAX:
+        return len(rows) - 1, True
+    return open_from, goes_on and open_from == 0

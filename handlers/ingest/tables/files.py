@@ -56,7 +56,10 @@ def csv_header(file: TableFile) -> list[str]:
     """The column names of a CSV file, none where its map says so; raises NotAFeedError, UnreadableError."""
     if not file.has_header:
         return []
-    line = read_head(file.path, HEADER_BYTES).removeprefix(_BOM).split(b"\n", 1)[0].rstrip(b"\r")
+    head = read_head(file.path, HEADER_BYTES)
+    if len(head) == HEADER_BYTES and b"\n" not in head:
+        raise NotAFeedError(f"{file.path}: its first line has over {HEADER_BYTES} bytes, which no header of a table has")
+    line = head.removeprefix(_BOM).split(b"\n", 1)[0].rstrip(b"\r")
     try:
         return [word.strip() for word in next(csv.reader([line.decode()], delimiter=file.table.separator), [])]
     except (UnicodeDecodeError, csv.Error) as error:

@@ -120,6 +120,9 @@ NEEDS: dict[str, tuple[str, ...]] = {
 }
 
 
+OF_ONE_SYMBOL = ("volume", "notional", "trades", "side", "session")  # of a bar: no column of a wide table could be that of all its symbols
+
+
 def problems_of(table: TableMap) -> list[str]:
     """What the keys say that cannot be, in words for the user; empty where all is well."""
     named = {key: value for key in Columns.__struct_fields__ if (value := getattr(table.columns, key)) is not None}
@@ -162,6 +165,8 @@ def _bar(table: TableMap, named: dict[str, ColumnKey]) -> list[str]:
         found.append("columns: open, high and low are given together, or left out where only closes are known")
     if table.wide and ("close" in named or not table.header):
         found.append("wide: every column but the times is a symbol's close, named by the header")
+    if table.wide and (shared := [f"columns.{key}" for key in named if key in OF_ONE_SYMBOL]):
+        found.append(f"{', '.join(shared)}: a wide table has closes, each its symbol's own, and times")
     if table.time.close_is_last and (table.time.unit == "iso" or "close_time" not in named):
         found.append("time.close_is_last: is for a numeric close_time")
     return found

@@ -3,6 +3,7 @@
     decimal, integer   exactly; off the grid is counted, as in text
     double             the nearest step of the grid, if it is at most TOLERANCE of a step away, else counted; below 2**31 steps
                        a double's own error is far less than that, beyond it good prices begin to be refused, never bent
+    float              by its shortest decimals, exactly: 61800.3 is 61800.30078125 as a double, which is no price that anybody made
     timestamp, date    as UTC where the column has a zone, else on the clock of the map
     anything else      as its text, read like a CSV cell; a list or a struct, which has none, cannot be read
 
@@ -12,8 +13,7 @@ pyarrow (`pip install 'tickline[store]'`) reads the file; it is imported when th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from decimal import Decimal
-from itertools import chain
+from decimal import Context, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import numpy as np
 
 from handlers.domain.reasons import MISSING_FIELD
 from handlers.ingest.blocks import read_head
+from handlers.ingest.decimals import DIGITS_KEPT, DIGITS_MEANT
 from handlers.ingest.errors import NotAFeedError, UnreadableError
 from handlers.ingest.jumps import NO_TIME
 from handlers.ingest.tables.parquet_cells import counts_to_times, doubles_to_units, finish_rows, scale_column, texts_to_words
@@ -35,6 +36,7 @@ BATCH_LINES = 1 << 15
 UNIT_NS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}  # of timestamps
 _WORDS = (SYMBOL, SIDE, IS_SNAPSHOT, TIME)  # forms that are not numbers
 SCAN_ROWS = 1 << 20  # looked through for symbols and decimals, as the first 16 MiB of a CSV file are
+_KEPT = Context(prec=DIGITS_KEPT)
 Column = np.ndarray[Any, Any]
 
 
@@ -136,10 +138,13 @@ def _fill(plan: Plan, columns: dict[int, Any], rows: Any, words: Column, refused
 
 
 def _plain(array: Any) -> Any:
-    """A column whose texts stand in a dictionary, or as bytes, as texts."""
+    """A column whose texts stand in a dictionary, or as bytes, as texts; floats of 32 bits as the shortest decimals that are they."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     array = array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+    if pa.types.is_float32(array.type):
+        return pc.if_else(pc.is_nan(array), pa.scalar(None, pa.float32()), array).cast(pa.large_string())
     return array.cast(pa.large_string()) if pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type) else array
 
 
@@ -187,7 +192,7 @@ def _cell(plan: Plan, cell: Any, array: Any, places: Column) -> tuple[Column, Co
     if form == TIME and (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
         counts, unit_ns = _counts(array)
         known = getattr(kind, "tz", None) is not None
-        counts_to_times(counts, unit_ns, plan.clock, known, cell["add_ns"] + cell["add_units"] * unit_ns, values, why)
+        counts_to_times(counts, unit_ns, plan.clock, known, cell["word"], cell["add_units"] * unit_ns, cell["add_ns"], values, why)
     elif form not in _WORDS and pa.types.is_floating(kind):
         doubles_to_units(np.asarray(array.cast(pa.float64()).fill_null(0.0)), plan.grids, places, form, values, why)
     elif form not in _WORDS and pa.types.is_decimal128(kind) and (mantissas := _mantissas(array)) is not None:
@@ -244,7 +249,7 @@ def scan_parquet(file: TableFile, size: int) -> dict[str, tuple[int, int]]:
         try:
             if table.wide:
                 for name in prices:
-                    _widen(found, name, _decimals([batch.column(name)]), 0)
+                    _widen(found, name, _decimals([_plain(batch.column(name))]), 0)
             else:
                 _scan(batch, table.symbol, symbols, [prices, quantities], found)
         except (pa.ArrowException, UnicodeDecodeError) as error:
@@ -275,16 +280,20 @@ def _widen(found: dict[str, tuple[int, int]], name: str, price: int, qty: int) -
 
 
 def _decimals(arrays: list[Any]) -> int:
-    """Significant decimals that every value of the columns needs, by the shortest text of each distinct one."""
+    """Significant decimals that every value of the columns needs, by the shortest text of each distinct one; noise as `meant_decimals` has it."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     most = 0
-    for value in chain.from_iterable(pc.unique(array).drop_null().to_pylist() for array in arrays):
-        try:
-            exponent = Decimal(str(value)).normalize().as_tuple().exponent
-        except ArithmeticError:
-            continue  # no number: counted when it is read
-        most = max(most, -exponent) if isinstance(exponent, int) else most
+    for array in arrays:
+        exact = pa.types.is_decimal(array.type)
+        for value in pc.unique(array).drop_null().to_pylist():
+            try:
+                number = Decimal(str(value)).normalize()
+            except ArithmeticError:
+                continue  # no number: counted when it is read
+            digits, exponent = number.as_tuple()[1:]
+            if not exact and len(digits) > DIGITS_KEPT and len((meant := _KEPT.create_decimal(number).normalize()).as_tuple().digits) <= DIGITS_MEANT:
+                exponent = meant.as_tuple().exponent
+            most = max(most, -exponent) if isinstance(exponent, int) else most
     return most
-
-

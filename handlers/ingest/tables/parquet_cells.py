@@ -12,7 +12,7 @@ from handlers.ingest.decimals import scale_units
 from handlers.ingest.feed import YEAR_2100_NS
 from handlers.ingest.tables.cells import finish_row, read_flag, read_side, read_value
 from handlers.ingest.tables.plan import IS_SNAPSHOT, SIDE, SYMBOL, TIME, find_symbol, grid_of
-from handlers.ingest.tables.times import YEAR_1971_NS, read_time, to_utc
+from handlers.ingest.tables.times import YEAR_1971_NS, moved_time, read_time
 from transport.compiled import kernel
 
 TOLERANCE = 1e-6  # of a step: how far from the grid a double may lie
@@ -48,16 +48,13 @@ def doubles_to_units(numbers: Any, grids: Any, places: Any, form: Any, values: A
 
 
 @kernel
-def counts_to_times(stamps: Any, unit_ns: Any, clock: Any, known: Any, add_ns: Any, values: Any, why: Any) -> None:
-    """ns since 1970 of counts of `unit_ns`, of UTC if `known` or else of the map's clock."""
+def counts_to_times(stamps: Any, unit_ns: Any, clock: Any, known: Any, word: Any, more_ns: Any, add_ns: Any, values: Any, why: Any) -> None:
+    """ns since 1970 of counts of `unit_ns`, of UTC if `known` or else of the map's clock, moved as `moved_time` says."""
     for i in range(len(stamps)):
         if stamps[i] < YEAR_1971_NS // unit_ns or stamps[i] > YEAR_2100_NS // unit_ns:  # asked before they are ns, which may not fit
             why[i] = TIME_OUT_OF_RANGE
             continue
-        local = stamps[i] * unit_ns + add_ns
-        values[i] = local if known else to_utc(local, clock.starts, clock.offsets)
-        if values[i] < YEAR_1971_NS or values[i] > YEAR_2100_NS:
-            why[i] = TIME_OUT_OF_RANGE
+        values[i], why[i] = moved_time(stamps[i] * unit_ns, known, clock, word, more_ns, add_ns)
 
 
 @kernel
@@ -72,7 +69,7 @@ def texts_to_words(owned_work: Any, owned_plan: Any, cell: Any) -> None:
         if at == end:
             continue
         if cell.form == TIME:
-            value, why = read_time(w.text, at, end, plan.clock, cell.add_units, cell.add_ns)
+            value, why = read_time(w.text, at, end, plan.clock, cell.word, cell.add_units, cell.add_ns)
         elif cell.form == SYMBOL:
             value = find_symbol(plan.symbols, w.text, at, end, False)
             why = UNKNOWN_SYMBOL if value < 0 else 0

@@ -1,28 +1,26 @@
 """Times of tables as ns since 1970 UTC: counts of s, ms, us or ns, ISO 8601 text, and clocks of a time zone.
 
-A zone is two arrays: from local time `starts[k]` on (ns of a clock that knows no zone) the clock was `offsets[k]` ahead of UTC.
-An hour that a clock shows twice is taken for the second time: what is stamped too late waits, what is stamped too early would
-show the future. One that it skips is counted on from before.
+Which time an hour is that a clock shows twice is in `handlers.ingest.clocks`. Days are added on the clock, so that the midnight after
+a midnight is the next one whatever the day's length; anything shorter is added in UTC, where an hour has an hour.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from functools import cache
 from typing import Any, NamedTuple
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 
 from handlers.domain.reasons import OUT_OF_INT64, TIME_OUT_OF_RANGE, WRONG_TYPE
+from handlers.ingest.clocks import SECOND_NS, read_clock, zone_table
 from handlers.ingest.decimals import read_cell
 from handlers.ingest.feed import YEAR_2100_NS
 from transport.compiled import kernel
 
 YEAR_1971_NS = 365 * 86_400 * 10**9  # panels begin long ago; a count of ms read as us, or of s as ms, would still be of 1970
+WORDS = 16  # of eight bytes in a record
 AUTO, ISO = -1, -2  # units beside the decimals behind which a unit's ns stand
 UNITS = {"s": 9, "ms": 6, "us": 3, "ns": 0, "auto": AUTO, "iso": ISO}
-DAY_NS, HOUR_NS, MINUTE_NS, SECOND_NS = 86_400 * 10**9, 3600 * 10**9, 60 * 10**9, 10**9
+DAY_NS, MINUTE_NS = 86_400 * SECOND_NS, 60 * SECOND_NS
 _MONTHS = np.array([0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334, 365])  # days before each, of a year without a leap day
 _ZERO, _DOT, _DASH, _SLASH, _COLON, _BLANK, _T, _SMALL_T, _Z, _SMALL_Z, _PLUS, _COMMA = (ord(c) for c in "0.-/: TtZz+,")
 _YEARS = (1900, 2200)  # outside, 64 bits of ns come near their end; the range is checked behind
@@ -35,65 +33,17 @@ class Clock(NamedTuple):
     unit: int  # AUTO, ISO, or decimals of a second's fraction that make a unit: 6 for ms
     starts: np.ndarray  # int64, ascending, the first far in the past
     offsets: np.ndarray
+    last: np.ndarray  # int64, UTC ns of the reading before for each word of a record; one file's own
 
 
 def clock_of(unit: str, zone: str) -> Clock:
     """Raises KeyError for a zone that the system's database does not have."""
-    return Clock(UNITS[unit], *zone_table(zone))
-
-
-@cache
-def zone_table(zone: str) -> tuple[np.ndarray, np.ndarray]:
-    """(local starts, offsets) of a zone from 1970 to 2100, in ns; raises KeyError."""
-    try:
-        clock = ZoneInfo(zone)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise KeyError(f"{zone!r} is no time zone of this system, such as America/New_York") from error
-    first = datetime(1970, 1, 1, tzinfo=UTC)
-    starts, offsets = [-(2**62)], [_offset_s(clock, first)]
-    for day in range(131 * 366):
-        low = first + timedelta(days=day)
-        if _offset_s(clock, low + timedelta(days=1)) != offsets[-1]:
-            after = _change(clock, low)
-            offsets.append(_offset_s(clock, after))
-            starts.append((int(after.timestamp()) + offsets[-1]) * SECOND_NS)
-    return np.array(starts, np.int64), np.array(offsets, np.int64) * SECOND_NS
-
-
-def _offset_s(clock: ZoneInfo, when: datetime) -> int:
-    offset = when.astimezone(clock).utcoffset()
-    assert offset is not None
-    return int(offset.total_seconds())
-
-
-def _change(clock: ZoneInfo, day: datetime) -> datetime:
-    """First second within a day from which the offset differs from that at its beginning."""
-    before, low, high = _offset_s(clock, day), 0, 86_400
-    while high - low > 1:
-        middle = (low + high) // 2
-        if _offset_s(clock, day + timedelta(seconds=middle)) == before:
-            low = middle
-        else:
-            high = middle
-    return day + timedelta(seconds=high)
+    return Clock(UNITS[unit], *zone_table(zone), np.zeros(WORDS, np.int64))
 
 
 @kernel
-def to_utc(local: Any, starts: Any, offsets: Any) -> Any:
-    """UTC ns of a clock's reading: by the last offset that had begun by then, on that clock."""
-    low, high = 0, len(starts)
-    while high - low > 1:
-        middle = (low + high) // 2
-        if starts[middle] <= local:
-            low = middle
-        else:
-            high = middle
-    return local - offsets[low]
-
-
-@kernel
-def read_time(text: Any, at: Any, end: Any, clock: Any, add_units: Any, add_ns: Any) -> Any:
-    """(ns since 1970 UTC, reason or 0) of the time that fills [at, end), plus units of its own and ns of its clock."""
+def read_time(text: Any, at: Any, end: Any, clock: Any, word: Any, add_units: Any, add_ns: Any) -> Any:
+    """(ns since 1970 UTC, reason or 0) of the time that fills [at, end), plus units of its own and ns; `word` is where it goes."""
     unit = clock.unit
     if unit == AUTO:
         unit = np.int64(unit_of(text, at, end))
@@ -111,10 +61,18 @@ def read_time(text: Any, at: Any, end: Any, clock: Any, add_units: Any, add_ns: 
                 add_units *= 10
     if why:
         return 0, why
-    local += add_units + add_ns
+    return moved_time(local, known, clock, word, add_units, add_ns)
+
+
+@kernel
+def moved_time(local: Any, known: Any, clock: Any, word: Any, more_ns: Any, add_ns: Any) -> Any:
+    """(UTC ns, reason or 0) of a reading of the clock, or of UTC where that is `known`, and `add_ns` on from it: whole days on the clock."""
+    days = add_ns if add_ns % DAY_NS == 0 else 0
+    local += days
     if local <= 0 or local > YEAR_2100_NS + DAY_NS:
         return 0, TIME_OUT_OF_RANGE
-    when = local if known else to_utc(local, clock.starts, clock.offsets)
+    when = local if known else read_clock(local, clock.starts, clock.offsets, clock.last, word)
+    when += more_ns + add_ns - days
     if when < YEAR_1971_NS or when > YEAR_2100_NS:
         return 0, TIME_OUT_OF_RANGE
     return when, 0

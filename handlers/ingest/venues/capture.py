@@ -33,12 +33,12 @@ from handlers.ingest.venues.capture_lines import Form
 from handlers.ingest.venues.joining import Joining
 from handlers.ingest.venues.levels import MESSAGE, grid_table, rows_bound, text_spans, write_rows
 from handlers.ingest.venues.own_lines import HISTORY_URL, LIFE_URL, life, read
-from handlers.ingest.venues.protocol import APPLY, BREAK, NO_JSON, REPEATED, STALE, Batch, BookRule, Parsed, Protocol, Refused
+from handlers.ingest.venues.protocol import APPLY, BREAK, NO_JSON, REPEATED, STALE, Batch, BookRule, Parsed, Protocol, Refused, apply_runs
 from handlers.ingest.venues.survey import Survey
 from transport.compiled import load
-from transport.instruments import Instrument
+from transport.instruments import INT64_MAX, Instrument
 from transport.records import (
-    BOOK_DELTA, BOOK_SNAPSHOT, CONNECTION, DISCONNECTED, EVENT_END, GAP, JOINED, OVERRUN, TRADE, WARMUP, copied, empty,
+    BOOK_DELTA, BOOK_SNAPSHOT, CONNECTING, CONNECTION, DISCONNECTED, EVENT_END, GAP, JOINED, OVERRUN, TRADE, WARMUP, copied, empty,
 )  # fmt: skip
 
 BATCH_LINES = 4096
@@ -46,7 +46,6 @@ _NO_TEXT = np.zeros(0, np.uint8)
 BATCH_BYTES = 1 << 20  # of lines; keeps a batch of nothing but deep snapshots to some 10 MB of rows
 HELD_MESSAGES_MAX = 2048  # 200 s of spot depth at 100 ms; a recorder fetches its snapshot within one or two
 HELD_ROWS_MAX = 1 << 18
-RUN_MIN = 16  # book messages that are worth looking at together: below it, as live, one by one is quicker
 WATCHED = (BOOK_DELTA, BOOK_SNAPSHOT, CONNECTION, GAP)  # what is not simply passed on
 NOT_OF_A_BOOK = (CONTROL_MESSAGE, UNKNOWN_STREAM, UNKNOWN_SYMBOL, BEFORE_STREAM, UNFINISHED_BAR)  # refused, and no book misses it
 _REFUSED, _SNAPSHOT = 5, 6  # verdicts beside those of a book's rule
@@ -113,7 +112,12 @@ class CaptureFeed(Feed):
         for first, lines, times, joined in self._timed():
             for rows in self._decode(first, lines, times, joined):
                 yield from split_at_events(rows, rows_max)
+        self._end()
+
+    def _end(self) -> None:
+        """Count what still waits: nothing comes any more."""
         self._give_up()
+        self._joining.give_up()
 
     def _give_up(self) -> None:
         """Count what still waits for a snapshot: none comes for it any more."""
@@ -238,7 +242,7 @@ class CaptureFeed(Feed):
         watched = (messages["refused"] != 0) | np.isin(messages["kind"], WATCHED)
         if self._joining.joins:
             watched |= (messages["kind"] == TRADE) & np.isin(messages["place"], list(self._joining.joins))
-        self._apply_runs(messages, watched)
+        apply_runs(self._rules, messages, watched)
         begin = 0
         for m in messages[watched]:
             start, stop = int(m["start"]), int(m["stop"])
@@ -259,9 +263,7 @@ class CaptureFeed(Feed):
             if verdict == APPLY and pushed_out is None:
                 continue
             if pushed_out is not None:
-                rows["flags"][stop - 1] &= 255 - EVENT_END  # the event goes on with the levels it pushed out
-                yield rows[begin:stop]
-                yield self._removal(pushed_out, rows[stop - 1])
+                yield from self._with_removals(rows[begin:stop], pushed_out)
                 begin = stop
                 continue
             if begin < start:
@@ -277,21 +279,9 @@ class CaptureFeed(Feed):
         if begin < len(rows):
             yield rows[begin:]
 
-    def _apply_runs(self, messages: Rows, watched: NDArray[np.bool_]) -> None:
-        """Take out of `watched` the book messages before the first of any other kind that their rules apply many at once."""
-        whole = (messages["kind"] == BOOK_DELTA) & (messages["refused"] == 0)
-        others = np.flatnonzero(watched & ~whole)
-        book = np.flatnonzero(whole[: others[0]] if len(others) else whole)
-        if len(book) < RUN_MIN:
-            return
-        places = messages["place"][book]
-        for place in np.unique(places).tolist():
-            own = book[places == place]
-            watched[own[: self._rules[place].run(messages[own])]] = False
-
     def _doubt_all(self, m: np.void) -> Iterator[Rows]:
-        """Where a connection ended, or lost messages, or what could not be read may have been any book's: no book is known any more."""
-        if m["kind"] == CONNECTION and m["side"] not in (DISCONNECTED, OVERRUN):
+        """Where a connection ended or begins, or lost messages, or what could not be read may have been any book's: no book is known any more."""
+        if m["kind"] == CONNECTION and m["side"] not in (CONNECTING, DISCONNECTED, OVERRUN):
             return
         self._give_up()
         for place, rule in enumerate(self._rules):
@@ -307,11 +297,16 @@ class CaptureFeed(Feed):
             return _SNAPSHOT
         return self._rules[m["place"]].judge(m, rows)
 
-    def _removal(self, pushed_out: Rows, last: np.void) -> Rows:
-        """Rows that remove levels, with the header of the message's last row."""
+    def _with_removals(self, rows: Rows, pushed_out: Rows | None) -> Iterator[Rows]:
+        """`rows`, whose last message pushed out levels, and behind it rows that remove them, with the header of its last row."""
+        if pushed_out is None:
+            yield rows
+            return
+        rows["flags"][-1] &= 255 - EVENT_END  # the event goes on with the levels it pushed out
+        yield rows
         for field in ("ts_event_ns", "ts_recv_ns", "instrument_id", "source_id", "venue_seq", "prev_seq", "first_seq", "origin"):
-            pushed_out[field] = last[field]
-        return pushed_out
+            pushed_out[field] = rows[field][-1]
+        yield pushed_out
 
     def _refuse(self, m: np.void) -> Iterator[Rows]:
         """A number was bad; where it was the book's, what follows would be applied to a wrong book."""
@@ -333,7 +328,7 @@ class CaptureFeed(Feed):
         if verdict == BREAK:
             yield self._gap(m, rule.reason, rule.expected, rule.got)
             return
-        yield rows
+        yield from self._with_removals(rows, rule.dropped())
         held = self._held[place]
         held.gap_told = False
         for message in held.take():
@@ -374,7 +369,8 @@ class CaptureFeed(Feed):
         row["venue_seq"] = 0 if m["kind"] == CONNECTION else m["venue_seq"]
         row["origin"], row["instrument_id"] = m["line"], self.ids[place]
         row["kind"], row["flags"], row["source_id"] = GAP, EVENT_END, self.source_id
-        row["expected_seq"], row["got_seq"], row["lost"], row["reason"] = expected, got, -1, reason  # ids count updates, not messages
+        row["expected_seq"] = min(expected, INT64_MAX)  # one behind the greatest id has no place
+        row["got_seq"], row["lost"], row["reason"] = got, -1, reason  # ids count updates, not messages
         if m["kind"] != GAP:  # else it is counted already
             self.count(reason, f"line {int(m['line']) + 1}: expected {expected}, got {got}")
         self._ask_again(place, reason)

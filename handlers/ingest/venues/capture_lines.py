@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,8 @@ _SECONDS = re.compile(rb"(\d{1,12})(?:\.(\d{1,9}))?")
 
 class Form(ABC):
     """One way of writing lines."""
+
+    written: ClassVar[str]  # how, for a user
 
     def times(self, lines: Sequence[bytes]) -> NDArray[np.int64]:
         """`time` of each line."""
@@ -55,6 +58,8 @@ class Form(ABC):
 
 class Nanoseconds(Form):
     """`<receive ns> <JSON>`."""
+
+    written = "<receive ns> <JSON>"
 
     def times(self, lines: Sequence[bytes]) -> NDArray[np.int64]:
         return self.read(lines)[0]
@@ -84,6 +89,7 @@ class Nanoseconds(Form):
 class Cryptofeed(Form):
     """`[<url> ->] <receive s>: <JSON>`, several files of one venue recorded side by side."""
 
+    written = "cryptofeed's <receive s>: <JSON>"
     merged = True
 
     def time(self, line: bytes) -> int:

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from handlers.domain.reasons import HISTORY_OVERLAP
+from handlers.domain.reasons import HISTORY_OVERLAP, HISTORY_UNTOLD
 from handlers.ingest.feed import Rows
 from handlers.ingest.venues.own_lines import OwnLine
 from handlers.ingest.venues.protocol import PAST
@@ -66,9 +66,11 @@ class Join:
         self.attempts = 0
         self.told = False
 
-    def hold(self, trade: Held) -> None:
-        """Keep a copy."""
+    def hold(self, trade: Held) -> Held | None:
+        """Keep a copy; returns the one that had to go for it."""
+        gone = self.held[0] if len(self.held) == HELD_TRADES_MAX else None
         self.held.append(Held(trade.message.copy(), copied(trade.rows)))
+        return gone
 
     def accept(self, trade: Held) -> None:
         """It passes: what is covered ends with it."""
@@ -130,7 +132,22 @@ class Joining:
         elif join.told or m["prev_seq"] == PAST:
             yield from self._pass(join, [Held(m, rows)])
         else:
-            join.hold(Held(m, rows))
+            self._hold(join, Held(m, rows))
+
+    def give_up(self) -> None:
+        """The feed has ended: count the trades whose past was never told."""
+        for join in self.joins.values():
+            for trade in join.held:
+                self._never(trade)
+            join.held.clear()
+
+    def _hold(self, join: Join, trade: Held) -> None:
+        gone = join.hold(trade)
+        if gone is not None:
+            self._never(gone)
+
+    def _never(self, trade: Held) -> None:
+        self.host.count(HISTORY_UNTOLD, f"line {int(trade.message['line']) + 1}: trade {trade.last} waited for what was before it")
 
     def _told(self, join: Join, m: np.void) -> Iterator[Rows]:
         """The past of a symbol stands above, or why not, `code` of the record says: what waited, if it can pass."""
@@ -160,7 +177,7 @@ class Joining:
                 yield self.host.tell_hole(trade.message, expected, trade.first)
                 if live and not newer and self._ask(join, place):
                     for waiting in trades[at:]:
-                        join.hold(waiting)
+                        self._hold(join, waiting)
                     return
                 what = "is older than the last of its history, yet came later" if newer else "is the next that the venue tells"
                 self.host.hole_stays(place, f"trade {expected} was to follow its history, and {trade.first} {what}")

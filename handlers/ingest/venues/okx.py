@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 from msgspec import Meta, Raw
 
-from handlers.domain.reasons import CONTROL_MESSAGE, UNKNOWN_STREAM, WRONG_TYPE
+from handlers.domain.reasons import BEFORE_STREAM, CONTROL_MESSAGE, UNKNOWN_STREAM, WRONG_TYPE
 from handlers.ingest.decimals import grid_step
 from handlers.ingest.venues.checksums import okx_checksum
 from handlers.ingest.venues.protocol import (
@@ -104,6 +104,10 @@ class Okx(Protocol):
     url_marks = (b"okx.com", b"okex.com")
     sequenced = False  # until a book message bears its number
 
+    def __init__(self, instruments: Sequence[Instrument] = (), market: str = "") -> None:
+        super().__init__(instruments, market)
+        self._last_trades: dict[int, int] = {}
+
     @classmethod
     def claims(cls, body: bytes) -> bool:
         try:
@@ -135,14 +139,20 @@ class Okx(Protocol):
         raise Refused(UNKNOWN_STREAM, f"channel {channel[:40]!r}")
 
     def _prints(self, recv: int, place: int, entries: list[TradeEntry]) -> Sequence[Parsed]:
+        ids = [trade_id(t.tradeId) for t in entries]
+        if len(ids) == 1 and ids[0] == self._last_trades.get(place):
+            raise Refused(BEFORE_STREAM, f"trade {ids[0]} once more, as who subscribes is told the last one")
         last = len(entries) - 1
-        return [
+        found = [
             Parsed(
-                TRADE, place, recv, text_ms_ns(t.ts), trade_id(t.tradeId), side=side_of(t.side), more=int(n < last),
+                TRADE, place, recv, text_ms_ns(t.ts), ids[n], side=side_of(t.side), more=int(n < last),
                 texts=(t.px, t.sz, NOTHING, NOTHING),
             )
             for n, t in enumerate(entries)
         ]  # fmt: skip
+        if ids:
+            self._last_trades[place] = ids[-1]
+        return found
 
     def _quotes(self, recv: int, place: int, entries: list[TickerEntry]) -> Sequence[Parsed]:
         last = len(entries) - 1

@@ -57,7 +57,7 @@ class SignedRule(BookRule):
         if self._waiting:
             return HOLD
         seq, previous = int(m["venue_seq"]), int(m["prev_seq"])
-        if previous != NO_PREVIOUS and self.last != NO_PREVIOUS:
+        if self.last != NO_PREVIOUS:  # a message without a number does not follow one with
             if seq == self.last and previous != self.last:
                 return REPEATED
             if previous != self.last:

@@ -31,6 +31,7 @@ SNAPSHOT_LINES = (
     20_000  # how far to look for a snapshot, whose 2,000 levels tell the grid best; recorded ones come by line 400
 )
 SYMBOLS_MAX = 4096
+DECIMALS_MAX = 18  # of a number, what 64 bits can count
 INSTRUMENTS_BYTES_MAX = 1 << 26  # of one description; the largest recorded has 1.9 MB
 _RECORDED_BESIDE = re.compile(r"(\w+?)\.(?:ws|http)\..*")
 
@@ -53,6 +54,16 @@ class _Growing(Places):
         if symbol and symbol not in self.known and len(self.known) < SYMBOLS_MAX:
             self.known[symbol] = len(self.known)
         return super().of(symbol)
+
+
+def is_countable(instrument: Instrument) -> bool:
+    """Whether tick, lot and multiplier are numbers above 0 of which 64 bits hold some; a venue's description is not ours."""
+    return isinstance(instrument.quote, str) and all(map(_is_step, (instrument.tick, instrument.lot, instrument.multiplier)))
+
+
+def _is_step(step: Decimal) -> bool:
+    exponent = step.as_tuple().exponent
+    return isinstance(exponent, int) and step > 0 and exponent >= -DECIMALS_MAX and step.adjusted() < DECIMALS_MAX
 
 
 def survey_capture(paths: Sequence[Path], form: Form, protocol: Protocol) -> Survey:
@@ -86,7 +97,7 @@ def survey_capture(paths: Sequence[Path], form: Form, protocol: Protocol) -> Sur
     for path in paths:
         described |= {i.symbol: i for i in _beside(path, form, protocol)}
     if recorded is not None and all(s in described for s in recorded.symbols):  # our own capture: what the session knew
-        return Survey(protocol, recorded.venue, {s: described[s] for s in recorded.symbols})
+        return Survey(type(protocol)((), recorded.venue), recorded.venue, {s: described[s] for s in recorded.symbols})
     if not decimals or not protocol.shown:
         raise NotAFeedError(f"{paths[0].name} shows no trade, quote or book message of {protocol.venue} in its first {SCAN_LINES} lines")
     _look_at_unnamed(protocol, unnamed, decimals)
@@ -145,7 +156,7 @@ def _described(protocol: Protocol, line: Line) -> Iterable[Instrument]:
     if not line.url or len(line.body) > INSTRUMENTS_BYTES_MAX:
         return ()
     try:
-        return list(protocol.instruments(line))
+        return [i for i in protocol.instruments(line) if is_countable(i)]
     except (*NO_JSON, KeyError, TypeError, ValueError, ArithmeticError, AttributeError):
         return ()  # another answer, or a damaged one: the grid is inferred then
 
@@ -209,7 +220,7 @@ def _decimals(text: str) -> int:
     mantissa, _, exponent = text.lower().partition("e")
     places = len(mantissa.partition(".")[2].rstrip("0"))
     if not exponent:
-        return min(places, 18)
+        return min(places, DECIMALS_MAX)
     digits = exponent[1:] if exponent[:1] in ("+", "-") else exponent
     shift = int(exponent) if digits.isascii() and digits.isdigit() and len(exponent) <= 3 else 0
-    return min(max(places - shift, 0), 18)
+    return min(max(places - shift, 0), DECIMALS_MAX)
