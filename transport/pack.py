@@ -28,9 +28,10 @@ from typing import Any
 
 import numpy as np
 
-from transport.compiled import I64, U64, array_t, intrinsic, kernel, types
+from transport.compiled import I64, U64, array_t, kernel, types
 from transport.errors import DamagedError
 from transport.records import LAYOUT_HASH, REC, SLOT_BYTES
+from transport.words import leading_zeros, load_word, ones, store_word, trailing_zeros
 
 BLOCK_ROWS = 4096
 WORDS = SLOT_BYTES // 8
@@ -51,55 +52,6 @@ _NIBBLE, _BYTE, _MASK = np.uint64(15), np.uint64(255), np.uint64(0xFFFF)
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
-def _store_word(typing_context: Any, array: Any, at: Any, value: Any) -> Any:
-    """Eight bytes at an index of an array of bytes or words, at any alignment; the caller has checked the room.
-
-    Plain indexing costs more than the work itself here: numba wraps negative indices on every access.
-    """
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        view = context.make_array(signature.args[0])(context, builder, args[0])
-        pointer = builder.bitcast(builder.gep(view.data, [args[1]]), args[2].type.as_pointer())
-        builder.store(args[2], pointer, align=1)
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64, types.uint64), generate
-
-
-def _load_word(typing_context: Any, array: Any, at: Any) -> Any:
-    """The eight bytes at an index of an array of bytes or words; the caller has checked that they exist."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        view = context.make_array(signature.args[0])(context, builder, args[0])
-        word = context.get_value_type(types.uint64)
-        return builder.load(builder.bitcast(builder.gep(view.data, [args[1]]), word.as_pointer()), align=1)
-
-    return types.uint64(array, types.int64), generate
-
-
-_store64: Any = intrinsic(_store_word)
-_load64: Any = intrinsic(_load_word)
-
-
-def _bit_count(name: str) -> Any:
-    """Intrinsic over llvmlite's ctlz, cttz (of a value > 0) or ctpop, as int64."""
-
-    @intrinsic
-    def count(typing_context: Any, value: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            if name == "ctpop":
-                return builder.ctpop(args[0])
-            zero_is_undefined = context.get_constant(types.boolean, True)
-            return getattr(builder, name)(args[0], zero_is_undefined)
-
-        return types.int64(types.uint64), generate
-
-    return count
-
-
-_leading_zeros, _trailing_zeros, _ones = _bit_count("ctlz"), _bit_count("cttz"), _bit_count("ctpop")
-
-
 @kernel(inline=True)
 def _zigzag(d):
     return (d << _ONE) ^ (_ZERO - (d >> _SIGN))
@@ -112,13 +64,13 @@ def _unzigzag(z):
 
 @kernel(inline=True)
 def _change(words, at, before, past, word):
-    return _load64(words, at + word) - _load64(before, past + word)
+    return load_word(words, at + word) - load_word(before, past + word)
 
 
 @kernel(inline=True)
 def _keep(scratch, n, mask, z, word):
     """Put `z` at scratch[n] and count it when it is not zero: no branch, for the pattern is hard to predict."""
-    _store64(scratch, n, z)
+    store_word(scratch, n, z)
     some = np.uint64(z != _ZERO)
     return n + np.int64(some), mask | (some << np.uint64(word))
 
@@ -134,7 +86,7 @@ def _pack_row(words, at, before, past, out, p, scratch):
     n, mask = _keep(scratch, n, mask, _zigzag(d2 - d1), 2)
     n, mask = _keep(scratch, n, mask, _zigzag(d3 - d2), 3)
     for w in range(FIRST_ROTATED, LAST_ROTATED + 1):
-        x = _load64(words, at + w) ^ _load64(before, past + w)
+        x = load_word(words, at + w) ^ load_word(before, past + w)
         n, mask = _keep(scratch, n, mask, (x << _R16) | (x >> _R48), w)
     for w in range(LAST_ROTATED + 1, WORDS):
         n, mask = _keep(scratch, n, mask, _zigzag(_change(words, at, before, past, w)), w)
@@ -142,9 +94,9 @@ def _pack_row(words, at, before, past, out, p, scratch):
     p = head + ((n + 1) >> 1)
     lengths = _ZERO
     for j in range(n):
-        z = _load64(scratch, j)
-        length = (71 - _leading_zeros(z)) >> 3
-        _store64(out, p, z)
+        z = load_word(scratch, j)
+        length = (71 - leading_zeros(z)) >> 3
+        store_word(out, p, z)
         lengths |= np.uint64(length) << np.uint64(4 * j)
         p += length
     for j in range(2):
@@ -173,7 +125,7 @@ def pack_words(words, first, count, out, scratch):
 def _load(data, p, size):
     """Up to eight bytes from p on as a word; bytes from `size` on count as zero and are not read."""
     if p + 8 <= size:
-        return _load64(data, p)
+        return load_word(data, p)
     word = _ZERO
     for j in range(p, size):
         word |= np.uint64(data[j]) << np.uint64(8 * (j - p))
@@ -187,32 +139,32 @@ def _unpack_row(data, size, p, out, at, before, past, scratch):
         return np.int64(-1)
     mask = _load(data, p, size) & _MASK
     for w in range(WORDS):
-        _store64(scratch, w, _ZERO)
+        store_word(scratch, w, _ZERO)
     lengths = _load(data, p + 2, size)
-    p += 2 + ((_ones(mask) + 1) >> 1)
+    p += 2 + ((ones(mask) + 1) >> 1)
     while mask != _ZERO:
         length = np.int64(lengths & _NIBBLE)
         if length < 1 or length > 8 or p + length > size:
             return np.int64(-1)
         z = _load(data, p, size) & (_ALL >> np.uint64(64 - 8 * length))
-        _store64(scratch, _trailing_zeros(mask), z)
+        store_word(scratch, trailing_zeros(mask), z)
         lengths >>= np.uint64(4)
         mask &= mask - _ONE
         p += length
     if p > size:
         return np.int64(-1)
-    d1 = _unzigzag(_load64(scratch, 1))
-    d2 = _unzigzag(_load64(scratch, 2)) + d1
-    d3 = _unzigzag(_load64(scratch, 3)) + d2
-    _store64(out, at, _load64(before, past) + _unzigzag(_load64(scratch, 0)) + _ONE)
-    _store64(out, at + 1, _load64(before, past + 1) + d1)
-    _store64(out, at + 2, _load64(before, past + 2) + d2)
-    _store64(out, at + 3, _load64(before, past + 3) + d3)
+    d1 = _unzigzag(load_word(scratch, 1))
+    d2 = _unzigzag(load_word(scratch, 2)) + d1
+    d3 = _unzigzag(load_word(scratch, 3)) + d2
+    store_word(out, at, load_word(before, past) + _unzigzag(load_word(scratch, 0)) + _ONE)
+    store_word(out, at + 1, load_word(before, past + 1) + d1)
+    store_word(out, at + 2, load_word(before, past + 2) + d2)
+    store_word(out, at + 3, load_word(before, past + 3) + d3)
     for w in range(FIRST_ROTATED, LAST_ROTATED + 1):
-        x = _load64(scratch, w)
-        _store64(out, at + w, _load64(before, past + w) ^ ((x >> _R16) | (x << _R48)))
+        x = load_word(scratch, w)
+        store_word(out, at + w, load_word(before, past + w) ^ ((x >> _R16) | (x << _R48)))
     for w in range(LAST_ROTATED + 1, WORDS):
-        _store64(out, at + w, _load64(before, past + w) + _unzigzag(_load64(scratch, w)))
+        store_word(out, at + w, load_word(before, past + w) + _unzigzag(load_word(scratch, w)))
     return p
 
 

@@ -25,7 +25,7 @@ class Borrowed(types.Type):
 
 
 class Rows(types.Type):
-    """A borrowed one-dimensional array: address of the first item, and how many."""
+    """A borrowed array: address of the first item, and how many; of two dimensions, its rows one behind the other."""
 
     def __init__(self, dtype: Any) -> None:
         self.dtype = dtype
@@ -52,7 +52,7 @@ class _BorrowedAttributes(extending.AttributeTemplate):  # type: ignore[misc]
         if isinstance(inner, types.BaseTuple):
             return Borrowed(inner)
         if isinstance(inner, types.Array):
-            assert inner.ndim == 1 and inner.layout == "C", f"{name} must be a contiguous array of one dimension"
+            assert inner.layout == "C", f"{name} must be a contiguous array"
             return Rows(inner.dtype)
         return inner
 

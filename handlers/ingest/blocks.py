@@ -163,13 +163,17 @@ def read_line_lists(path: Path) -> Iterator[list[bytes]]:
         yield [tail]
 
 
-def read_head(path: Path, size: int) -> bytes:
-    """The first `size` decompressed bytes, fewer where the file has no more or is damaged behind them; raises UnreadableError."""
-    head = b""
+def read_head(path: Path, size: int, lines: int = 1 << 62) -> bytes:
+    """The first `size` decompressed bytes, fewer where the file has no more or is damaged behind them, or where they hold `lines` lines.
+
+    Raises UnreadableError.
+    """
+    head, ends = b"", 0
     try:
         for block in read_blocks(path):
             head += block
-            if len(head) >= size:
+            ends += block.count(b"\n")
+            if len(head) >= size or ends >= lines:
                 break
     except (TruncatedError, UnreadableError):
         if not head:  # else the head of a damaged file tells its format as well as a whole one's

@@ -13,10 +13,14 @@ import numpy as np
 
 from handlers.domain.reasons import NOT_A_NUMBER, OUT_OF_INT64
 from transport.compiled import kernel
+from transport.words import WORD_BYTES, digits_in, first_bytes, load_word, number_in
 
 _SAFE = (2**63 - 10) // 10  # ten times this and a digit still fit
-_DOT, _PLUS, _MINUS, _ZERO, _E, _SMALL_E = (ord(c) for c in ".+-0Ee")
-_NEVER = 0  # a stop byte that no number has: the text ends at its end
+_DOT, _PLUS, _MINUS, _ZERO, _E, _SMALL_E, _QUOTE = (ord(c) for c in '.+-0Ee"')
+_NEVER = np.int64(0)  # a stop byte that no number has: the text ends at its end
+_ZEROS = np.uint64(0x3030303030303030)
+_PLAIN_BYTES = 3 * WORD_BYTES  # two words of digits, the dot and the quote
+_POWERS = 10 ** np.arange(WORD_BYTES + 1)
 DIGITS_KEPT, DIGITS_MEANT = 15, 12  # the first is DBL_DIG of C
 _POWER_MAX = 400  # beyond it nothing but zero fits; bounds the scaling
 
@@ -26,6 +30,35 @@ def grid_step(step: Decimal) -> tuple[int, int]:
     _, digits, exponent = step.as_tuple()
     assert isinstance(exponent, int), "the instrument table holds finite steps"
     return max(0, -exponent), int("".join(map(str, digits))) * 10 ** max(0, exponent)
+
+
+@kernel(inline=True)
+def read_plain(text: Any, at: Any, decimals: Any) -> Any:
+    """(units of 10**-`decimals`, place behind the closing quote) of the digits at `at`, read by the word.
+
+    (0, -1) for all but what prices and quantities nearly always are: up to seven digits, up to eight behind a dot, on the grid, not
+    within the last bytes of `text`. The readers by the byte know the rest, and the reasons.
+    """
+    if decimals > WORD_BYTES or at + _PLAIN_BYTES > len(text):
+        return 0, -1
+    word = load_word(text, at)
+    n = digits_in(word)
+    if n == 0 or n == WORD_BYTES:
+        return 0, -1
+    value = number_in(word << np.uint64(64 - 8 * n)) * _POWERS[decimals]
+    at += n
+    if text[at] == _DOT:
+        word = load_word(text, at + 1)
+        n = digits_in(word)
+        if n == 0:
+            return 0, -1
+        digits = first_bytes(word ^ _ZEROS, n)  # what is missing to `decimals` are zeros, and so must be what goes beyond
+        if decimals < WORD_BYTES and digits >> np.uint64(8 * decimals):
+            return 0, -1
+        if decimals > 0:
+            value += number_in(digits << np.uint64(64 - 8 * decimals))
+        at += n + 1
+    return (value, at + 1) if text[at] == _QUOTE else (0, -1)
 
 
 @kernel

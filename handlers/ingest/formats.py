@@ -78,7 +78,7 @@ def _whose(paths: Sequence[Path]) -> tuple[Form, Protocol]:
     forms: dict[type[Form], str] = {}
     protocols: dict[type[Protocol], str] = {}
     for path in paths:
-        lines = read_head(path, HEAD_LINES_BYTES).split(b"\n")[:HEAD_LINES]
+        lines = read_head(path, HEAD_LINES_BYTES, HEAD_LINES).split(b"\n")[:HEAD_LINES]
         for number, form in ((n, form) for n, line in enumerate(lines) if (form := form_of([line])) is not None):
             forms.setdefault(type(form), f"{path.name} line {number + 1} ({form.written})")
         if len(forms) > 1:

@@ -202,5 +202,9 @@ def test_the_head_of_a_file_is_read_without_the_rest(file: Path, monkeypatch: py
     file.write_bytes(PACKED[packing])
     assert read_head(file, 5) == TEXT[:5]
     assert read_head(file, 10**6) == TEXT
+    few = read_head(file, 10**6, 1)
+    assert few.count(b"\n") >= 1
+    assert TEXT.startswith(few)
+    assert packing != "plain" or len(few) < len(TEXT)
     file.write_bytes(gzip.compress(TEXT)[:-4])
     assert read_head(file, 10**6) == TEXT  # cut, but what is there tells the format

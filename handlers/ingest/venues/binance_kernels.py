@@ -6,6 +6,10 @@
 The kernel takes only what is written as the venue writes it: one line, no blanks, no escapes, ASCII, plain whole numbers, prices in quotes,
 keys in any order. Whatever else comes, right or wrong, is left to the parser, which alone knows reasons: so the two must agree on what is
 taken here, and on nothing else, and a test compares them over damaged lines.
+
+Text is read by words of eight bytes and never past its end: a line that stands within the last bytes of the text is left, unless a word of
+anything follows it. A line ends with a line break, which nothing here takes, so no word need be cut at the line's end. What all share is
+borrowed: arrays handed from kernel to kernel have their references counted, atomically, and that cost more than the reading.
 """
 
 from __future__ import annotations
@@ -14,33 +18,57 @@ from typing import NamedTuple
 
 import numpy as np
 
-from handlers.ingest.venues.levels import MESSAGE, TEXTS
+from handlers.domain.borrowed import borrow
+from handlers.ingest.venues.levels import MESSAGE, SPANS
 from transport.compiled import I64, array_t, kernel
 from transport.records import BOOK_DELTA, BUY, QUOTE, SELL, TRADE
+from transport.words import WORD_BYTES, digits_in, first_bytes, load_word, number_in, plain_in
 
 U8 = array_t(np.dtype("u1"))
 KEYS = 128  # slots by a key's one letter; those of two letters have slots below the printable ones
-_OTHER, _PU, _PS = 0, 1, 2
-_X = ord("X")
-_QUOTE, _COLON, _COMMA, _OPEN, _CLOSE, _END, _SLASH, _BLANK, _AT, _ZERO = (ord(c) for c in '":,[]}\\ @0')
-_STREAM = np.frombuffer(b'{"stream":"', np.uint8).copy()
-_DATA = np.frombuffer(b'","data":{', np.uint8).copy()
+# Slots are numbers of numpy's: for each of Python's that is written into a call numba compiles the callee anew.
+_OTHER, _PU, _PS = np.int64(0), np.int64(1), np.int64(2)
+_QUOTE, _COLON, _COMMA, _OPEN, _CLOSE, _END, _SLASH, _AT, _ZERO, _A, _Z = (ord(c) for c in '":,[]}\\@0Az')
 _TRUE, _FALSE, _NULL = (np.frombuffer(w, np.uint8).copy() for w in (b"true", b"false", b"null"))
-_TRADE, _AGG_TRADE, _BOOK_TICKER, _DEPTH = (np.frombuffer(w, np.uint8).copy() for w in (b"trade", b"aggTrade", b"bookTicker", b"depth"))
+_STREAM, _STREAM_END, _DATA, _DATA_END, _TRADE, _AGG_TRADE, _BOOK_TICKER, _TICKER_END, _DEPTH = (
+    np.uint64(int.from_bytes(w, "little")) for w in (b'{"stream', b'":"', b'","data"', b":{", b"trade", b"aggTrade", b"bookTick", b"er", b"depth")
+)
+_KEY, _KEY_MASK = np.uint64(int.from_bytes(b'"\0":', "little")), np.uint64(0xFFFF00FF)  # a key of one letter
 _TRADES, _AGGREGATES, _TICKERS, _DEPTHS, _NO_STREAM = 0, 1, 2, 3, -1
-_K = {c: ord(c) for c in "sptqTmauUbBAE"}
-_S, _P, _T_ID, _Q, _TIME, _M, _A_ID, _U_LAST, _U_FIRST, _B, _BID_QTY, _ASK_QTY, _E = (_K[c] for c in "sptqTmauUbBAE")
+_S, _P, _T_ID, _Q, _TIME, _M, _A_ID, _U_LAST, _U_FIRST, _B, _BID_QTY, _ASK_QTY, _E, _X = (np.int64(ord(c)) for c in "sptqTmauUbBAEX")
 _MS = 10**6
 _DIGITS_MAX = 18  # of a whole number: 10**18 fits
+_POWERS = 10 ** np.arange(WORD_BYTES + 1)
+GUESSES = 512  # places of symbols by a hash of their letters
+_MIX = np.uint64(0x9E3779B97F4A7C15)
 _NO_CHECK = -(2**62)
 
 
 class Scratch(NamedTuple):
-    """Where the values of the keys of one object stand: [begin, stop) in the text, if `seen` bears the line's mark."""
+    """Where the values of the keys of one object stand: [begin, stop) in the text, if `seen` bears the line's mark; `number` of the whole ones."""
 
     seen: np.ndarray
     begin: np.ndarray
     stop: np.ndarray
+    number: np.ndarray
+
+
+class Symbols(NamedTuple):
+    """The symbol of place p is names[cuts[p] : cuts[p + 1]]; `guesses` has the places of those that came before, by a hash of the letters."""
+
+    names: np.ndarray
+    cuts: np.ndarray
+    guesses: np.ndarray
+
+
+class Work(NamedTuple):
+    """What `scan_messages` is given and what all it calls may need, as a tuple to be borrowed."""
+
+    text: np.ndarray
+    messages: np.ndarray
+    spans: np.ndarray
+    scratch: Scratch
+    symbols: Symbols
 
 
 @kernel(inline=True)
@@ -60,36 +88,30 @@ def behind_text(text, at, end):
     if at >= end or text[at] != _QUOTE:
         return -1
     at += 1
-    while at < end:
-        c = text[at]
-        if c == _QUOTE:
-            return at + 1
-        if c == _SLASH or c < _BLANK or c > 126:
-            return -1
-        at += 1
+    while at + WORD_BYTES <= len(text):
+        n = plain_in(load_word(text, at))
+        at += n
+        if n < WORD_BYTES:
+            return at + 1 if text[at] == _QUOTE else -1
     return -1
 
 
 @kernel(inline=True)
-def behind_whole(text, at, end):
-    """Place behind the digits of a whole number >= 0 at `at`; -1 where there is none, or one JSON would not take."""
-    start = at
-    while at < end and text[at] >= _ZERO and text[at] <= _ZERO + 9:
-        at += 1
-    n = at - start
-    if n == 0 or n > _DIGITS_MAX or (n > 1 and text[start] == _ZERO):
-        return -1
-    return at
-
-
-@kernel(inline=True)
-def whole(text, at, end):
-    """The number whose digits are [at, end)."""
-    value = np.int64(0)
-    while at < end:
-        value = value * 10 + (np.int64(text[at]) - _ZERO)
-        at += 1
-    return value
+def read_whole(text, at):
+    """(the whole number >= 0 at `at`, place behind it); -1 for the place where there is none, or one JSON would not take."""
+    start, value = at, np.int64(0)
+    while at + WORD_BYTES <= len(text):
+        word = load_word(text, at)
+        n = digits_in(word)
+        if n > 0:
+            value = value * _POWERS[n] + number_in(word << np.uint64(64 - 8 * n))
+        at += n
+        if n < WORD_BYTES:
+            taken = at - start
+            return value, at if 0 < taken <= _DIGITS_MAX and (taken == 1 or text[start] != _ZERO) else -1
+        if at - start > _DIGITS_MAX:
+            break
+    return value, -1
 
 
 @kernel
@@ -117,46 +139,57 @@ def behind_levels(text, at, end):
         at += 1
 
 
-@kernel
-def behind_value(text, at, end):
-    """Place behind a value: a text, a whole number, a word, or levels; -1 for any other."""
+@kernel(inline=True)
+def read_value(text, at, end):
+    """(number or -2, place behind a value: a text, a whole number, a word, or levels); -1 for the place of any other."""
     if at >= end:
-        return -1
+        return np.int64(-2), -1
     c = text[at]
-    if c == _QUOTE:
-        return behind_text(text, at, end)
     if c >= _ZERO and c <= _ZERO + 9:
-        return behind_whole(text, at, end)
-    if c == _OPEN:
-        return behind_levels(text, at, end)
-    if stands(text, at, end, _TRUE) or stands(text, at, end, _NULL):
-        return at + 4
-    return at + 5 if stands(text, at, end, _FALSE) else -1
+        return read_whole(text, at)
+    if c == _QUOTE:
+        at = behind_text(text, at, end)
+    elif c == _OPEN:
+        at = behind_levels(text, at, end)
+    elif stands(text, at, end, _TRUE) or stands(text, at, end, _NULL):
+        at += 4
+    else:
+        at = at + 5 if stands(text, at, end, _FALSE) else -1
+    return np.int64(-2), at
+
+
+@kernel(inline=True)
+def read_key(text, at, end):
+    """(slot of the key that begins at `at`, place behind its colon); -1 for the place where there is none."""
+    if at + WORD_BYTES <= len(text):
+        word = load_word(text, at)
+        c = np.int64(text[at + 1])
+        if word & _KEY_MASK == _KEY and c >= _A and c <= _Z and c != _SLASH:
+            return c, at + 4
+    key = at + 1
+    at = behind_text(text, at, end)
+    if at < 0 or at >= end or text[at] != _COLON:
+        return _OTHER, -1
+    n = at - 1 - key
+    slot = _OTHER
+    if n == 1:
+        slot = np.int64(text[key])
+    elif n == 2 and text[key] == _P and (text[key + 1] == _U_LAST or text[key + 1] == _S):
+        slot = _PU if text[key + 1] == _U_LAST else _PS
+    return slot, at + 1
 
 
 @kernel
 def read_object(text, at, end, scratch, mark):
     """Note where the values of a flat object stand, whose `{` is behind us; place behind its `}`, or -1, also for a key that comes twice."""
     while True:
-        if at >= end or text[at] != _QUOTE:
+        slot, value = read_key(text, at, end)
+        if value < 0 or (slot != _OTHER and scratch.seen[slot] == mark):  # a key twice
             return -1
-        key = at + 1
-        at = behind_text(text, at, end)
-        if at < 0 or at >= end or text[at] != _COLON:
-            return -1
-        n = at - 1 - key
-        slot = np.int64(_OTHER)
-        if n == 1:
-            slot = np.int64(text[key])
-        elif n == 2 and text[key] == _P and (text[key + 1] == _U_LAST or text[key + 1] == _S):
-            slot = np.int64(_PU if text[key + 1] == _U_LAST else _PS)
-        if slot != _OTHER and scratch.seen[slot] == mark:  # a key twice
-            return -1
-        value = at + 1
-        at = behind_value(text, value, end)
+        number, at = read_value(text, value, end)
         if at < 0 or at >= end:
             return -1
-        scratch.seen[slot], scratch.begin[slot], scratch.stop[slot] = mark, value, at
+        scratch.seen[slot], scratch.begin[slot], scratch.stop[slot], scratch.number[slot] = mark, value, at, number
         if text[at] == _END:
             return at + 1
         if text[at] != _COMMA:
@@ -171,68 +204,71 @@ def has_text(text, scratch, mark, slot):
 
 
 @kernel(inline=True)
-def number_of(text, scratch, mark, slot):
+def number_of(scratch, mark, slot):
     """The whole number of a key, -1 where it is not there, -2 where it is something else."""
-    if scratch.seen[slot] != mark:
-        return np.int64(-1)
-    begin = scratch.begin[slot]
-    if text[begin] < _ZERO or text[begin] > _ZERO + 9:
-        return np.int64(-2)
-    return whole(text, begin, scratch.stop[slot])
+    return scratch.number[slot] if scratch.seen[slot] == mark else np.int64(-1)
 
 
 @kernel(inline=True)
-def place_of(text, begin, stop, names, cuts, guess):
-    """Place of the symbol [begin, stop), -1 where it is not known; `guess` is looked at first."""
+def is_name(text, begin, n, names, at):
+    """The `n` bytes at `begin` are those of `names` at `at`."""
+    i = 0
+    while i < n and names[at + i] == text[begin + i]:
+        i += 1
+    return i == n
+
+
+@kernel(inline=True)
+def place_of(text, begin, stop, symbols):
+    """Place of the symbol [begin, stop), -1 where it is not known."""
     n = stop - begin
-    for k in range(len(cuts)):
-        place = guess if k == 0 else k - 1
-        if place + 1 >= len(cuts) or cuts[place + 1] - cuts[place] != n:
-            continue
-        i = 0
-        while i < n and names[cuts[place] + i] == text[begin + i]:
-            i += 1
-        if i == n:
-            return place
-    return -1
+    if n == 0 or begin + WORD_BYTES > len(text):
+        return np.int64(-1)
+    word = first_bytes(load_word(text, begin), min(n, WORD_BYTES)) + np.uint64(n)
+    slot = np.int64((word * _MIX) >> np.uint64(55))
+    names, cuts, guess = symbols.names, symbols.cuts, symbols.guesses[slot]
+    if cuts[guess + 1] - cuts[guess] == n and is_name(text, begin, n, names, cuts[guess]):
+        return guess
+    for place in range(len(cuts) - 1):
+        if cuts[place + 1] - cuts[place] == n and is_name(text, begin, n, names, cuts[place]):
+            symbols.guesses[slot] = place
+            return np.int64(place)
+    return np.int64(-1)
 
 
 @kernel(inline=True)
 def stream_of(text, at, end):
-    """(which message, place behind the name's last character) of the stream whose name begins at `at`."""
-    while at < end and text[at] != _AT:
-        if text[at] == _QUOTE or text[at] == _SLASH or text[at] < _BLANK or text[at] > 126:
-            return _NO_STREAM, at
+    """(which message, place behind the name) of the stream whose name, in quotes, has its first at `at`."""
+    stop = behind_text(text, at, end)
+    while at < stop and text[at] != _AT:
         at += 1
-    name = at + 1
-    stop = name
-    while stop < end and text[stop] != _QUOTE:
-        if text[stop] == _SLASH or text[stop] < _BLANK or text[stop] > 126:
-            return _NO_STREAM, at
-        stop += 1
-    if stands(text, name, stop, _TRADE) and name + len(_TRADE) == stop:
+    at += 1
+    n = stop - 1 - at
+    if n < 5 or at + 2 * WORD_BYTES > len(text):
+        return _NO_STREAM, stop
+    word = load_word(text, at)
+    first = first_bytes(word, 5)
+    if n == 5 and first == _TRADE:
         return _TRADES, stop
-    if stands(text, name, stop, _BOOK_TICKER) and name + len(_BOOK_TICKER) == stop:
+    if n == 10 and word == _BOOK_TICKER and first_bytes(load_word(text, at + WORD_BYTES), 2) == _TICKER_END:
         return _TICKERS, stop
-    if stands(text, name, stop, _DEPTH) and (name + len(_DEPTH) == stop or text[name + len(_DEPTH)] == _AT):
+    if first == _DEPTH and (n == 5 or text[at + 5] == _AT):
         return _DEPTHS, stop
-    if stands(text, name, stop, _AGG_TRADE) and name + len(_AGG_TRADE) == stop:
-        return _AGGREGATES, stop
-    return _NO_STREAM, at
+    return _AGGREGATES if n == 8 and word == _AGG_TRADE else _NO_STREAM, stop
 
 
 @kernel(inline=True)
 def put_span(spans, n, k, begin, stop):
-    spans[n, 2 * k], spans[n, 2 * k + 1] = begin, stop
+    spans[SPANS * n + 2 * k], spans[SPANS * n + 2 * k + 1] = begin, stop
 
 
 @kernel
 def take_trade(text, scratch, mark, m, spans, n, ids):
     """Fill in a trade whose id is that of key `ids`; False to leave it to the parser."""
-    number, ms = number_of(text, scratch, mark, ids), number_of(text, scratch, mark, _TIME)
+    number, ms = number_of(scratch, mark, ids), number_of(scratch, mark, _TIME)
     if number < 0 or not has_text(text, scratch, mark, _P) or not has_text(text, scratch, mark, _Q) or scratch.seen[_M] != mark:
         return False
-    if number_of(text, scratch, mark, _A_ID) == -2 or (scratch.seen[_X] == mark and not has_text(text, scratch, mark, _X)):
+    if number_of(scratch, mark, _A_ID) == -2 or (scratch.seen[_X] == mark and not has_text(text, scratch, mark, _X)):
         return False
     maker = text[scratch.begin[_M]]
     if maker != _TRUE[0] and maker != _FALSE[0]:
@@ -247,11 +283,11 @@ def take_trade(text, scratch, mark, m, spans, n, ids):
 @kernel
 def take_ticker(text, scratch, mark, m, spans, n):
     """Fill in a quote; False to leave it to the parser."""
-    ms = number_of(text, scratch, mark, _TIME)
+    ms = number_of(scratch, mark, _TIME)
     if ms == -1:
-        ms = number_of(text, scratch, mark, _E)
-    number = number_of(text, scratch, mark, _U_LAST)
-    if number < 0 or ms == -2 or number_of(text, scratch, mark, _E) == -2:
+        ms = number_of(scratch, mark, _E)
+    number = number_of(scratch, mark, _U_LAST)
+    if number < 0 or ms == -2 or number_of(scratch, mark, _E) == -2:
         return False
     for k in range(4):
         slot = _B if k == 0 else _BID_QTY if k == 1 else _A_ID if k == 2 else _ASK_QTY
@@ -265,9 +301,9 @@ def take_ticker(text, scratch, mark, m, spans, n):
 @kernel
 def take_depth(text, scratch, mark, m, spans, n, futures):
     """Fill in a depth message; False to leave it to the parser."""
-    first, last = number_of(text, scratch, mark, _U_FIRST), number_of(text, scratch, mark, _U_LAST)
-    previous, sent = number_of(text, scratch, mark, _PU), number_of(text, scratch, mark, _E)
-    ms = number_of(text, scratch, mark, _TIME)
+    first, last = number_of(scratch, mark, _U_FIRST), number_of(scratch, mark, _U_LAST)
+    previous, sent = number_of(scratch, mark, _PU), number_of(scratch, mark, _E)
+    ms = number_of(scratch, mark, _TIME)
     if first < 0 or last < first or sent < 0 or previous == -2 or ms == -2 or futures != (previous >= 0):
         return False
     for k in range(2):
@@ -282,19 +318,19 @@ def take_depth(text, scratch, mark, m, spans, n, futures):
 
 
 @kernel
-def take_line(text, at, end, scratch, mark, m, spans, n, names, cuts, futures, guess):
+def take_line(text, at, end, scratch, mark, m, spans, n, symbols, futures):
     """Read one body, [at, end), into `m` and its spans; its place, or -1 to leave it to the parser."""
-    if not stands(text, at, end, _STREAM):
+    if at + 2 * WORD_BYTES > len(text) or load_word(text, at) != _STREAM or first_bytes(load_word(text, at + 8), 3) != _STREAM_END:
         return -1
-    which, at = stream_of(text, at + len(_STREAM), end)
-    if which == _NO_STREAM or not stands(text, at, end, _DATA):
+    which, at = stream_of(text, at + 10, end)
+    if which == _NO_STREAM or at + 2 * WORD_BYTES > len(text) or load_word(text, at - 1) != _DATA or first_bytes(load_word(text, at + 7), 2) != _DATA_END:
         return -1
-    at = read_object(text, at + len(_DATA), end, scratch, mark)
+    at = read_object(text, at + 9, end, scratch, mark)
     if at < 0 or at + 1 != end or text[at] != _END or not has_text(text, scratch, mark, _S):
         return -1
     if scratch.seen[_PS] == mark and not has_text(text, scratch, mark, _PS):
         return -1
-    place = place_of(text, scratch.begin[_S] + 1, scratch.stop[_S] - 1, names, cuts, guess)
+    place = place_of(text, scratch.begin[_S] + 1, scratch.stop[_S] - 1, symbols)
     if place < 0:
         return -1
     if which == _TRADES:
@@ -309,32 +345,31 @@ def take_line(text, at, end, scratch, mark, m, spans, n, names, cuts, futures, g
 
 
 @kernel(
-    I64(U8, I64[::1], I64[::1], I64[::1], I64[::1], I64[::1], I64[::1], array_t(MESSAGE), I64[:, ::1], U8, I64[::1], I64, I64, I64, I64),
+    I64(U8, I64[::1], I64[::1], I64[::1], I64[::1], I64[::1], I64[::1], I64[::1], array_t(MESSAGE), I64[:, ::1], U8, I64[::1], I64[::1], I64, I64, I64, I64),
     deferred=True,
 )
-def scan_messages(text, begins, ends, times, seen, begin, stop, messages, spans, names, cuts, futures, first_line, earliest_ms, latest_ms):
+def scan_messages(text, begins, ends, times, seen, begin, stop, number, messages, spans, names, cuts, guesses, futures, first_line, earliest_ms, latest_ms):
     """Read what can be read of the bodies [begins, ends) of a batch of lines; returns how many were.
 
     `messages[i]` of line i has kind 0 where it was left to the parser, and for those that were read all but what the kernel of levels
     writes. `times` below 0 are refused lines, left to the parser too. `first_line` is the index of line 0 within the source.
     """
-    scratch = Scratch(seen, begin, stop)
-    taken, guess = 0, 0
+    w = borrow(Work(text, messages, spans, Scratch(seen, begin, stop, number), Symbols(names, cuts, guesses)))
+    taken = 0
     for i in range(len(begins)):
-        m = messages[i]
+        m = w.messages[i]
         m.kind = 0
         if times[i] < 0:
             continue
         m.ts_event_ns = m.first_seq = m.prev_seq = m.side = m.more = 0
         m.check = _NO_CHECK
-        for k in range(2 * TEXTS):
-            spans[i, k] = 0
-        place = take_line(text, begins[i], ends[i], scratch, first_line + i + 1, m, spans, i, names, cuts, futures != 0, guess)
+        for k in range(SPANS):
+            w.spans[SPANS * i + k] = 0
+        place = take_line(w.text, begins[i], ends[i], w.scratch, first_line + i + 1, m, w.spans, i, w.symbols, futures != 0)
         ms = m.ts_event_ns
         if place < 0 or ((ms != 0 or m.kind != QUOTE) and (ms < earliest_ms or ms >= latest_ms)):
             m.kind = 0
             continue
         m.place, m.ts_recv_ns, m.ts_event_ns, m.line = place, times[i], ms * _MS, first_line + i
-        guess = place
         taken += 1
     return taken

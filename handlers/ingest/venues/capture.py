@@ -33,7 +33,7 @@ from handlers.ingest.venues.capture_lines import Form
 from handlers.ingest.venues.joining import Joining
 from handlers.ingest.venues.levels import MESSAGE, grid_table, rows_bound, text_spans, write_rows
 from handlers.ingest.venues.own_lines import HISTORY_URL, LIFE_URL, life, read
-from handlers.ingest.venues.protocol import APPLY, BREAK, NO_JSON, REPEATED, STALE, BookRule, Parsed, Protocol, Refused
+from handlers.ingest.venues.protocol import APPLY, BREAK, NO_JSON, REPEATED, STALE, Batch, BookRule, Parsed, Protocol, Refused, apply_runs
 from handlers.ingest.venues.survey import Survey
 from transport.compiled import load
 from transport.instruments import INT64_MAX, Instrument
@@ -109,8 +109,8 @@ class CaptureFeed(Feed):
 
     def chunks(self, rows_max: int) -> Iterator[Rows]:
         self.restart()
-        for first, lines, times in self._timed():
-            for rows in self._decode(first, lines, times):
+        for first, lines, times, joined in self._timed():
+            for rows in self._decode(first, lines, times, joined):
                 yield from split_at_events(rows, rows_max)
         self._end()
 
@@ -129,26 +129,31 @@ class CaptureFeed(Feed):
         times = self.form.times(list(chain.from_iterable(self._lines(silent=True))))
         return np.maximum(JumpRule().settle(times, final=True), NO_TIME)
 
-    def _timed(self) -> Iterator[tuple[int, list[bytes], Times]]:
-        """(index of the first line, lines, their receive times as the rule for jumps leaves them)."""
+    def _timed(self) -> Iterator[tuple[int, list[bytes], Times, Batch | None]]:
+        """(index of the first line, lines, their receive times as the rule for jumps leaves them, the lines as `Form.batch` has them)."""
         rule = JumpRule()
         rest: list[bytes] = []
         for batch, final in self._batches():
             lines = rest + batch
-            times = rule.settle(self.form.times(lines), final)
-            yield self.lines - len(lines), lines[: len(times)], times
-            rest = lines[len(times) :]
+            times, joined = self.form.read(lines)
+            times = rule.settle(times, final)
+            n = len(times)
+            yield self.lines - len(lines), lines[:n], times, joined and Batch(joined.text, joined.begins[:n], joined.ends[:n])
+            rest = lines[n:]
 
     def _batches(self) -> Iterator[tuple[list[bytes], bool]]:
         """(lines, whether they are the last), across the source's files."""
         batch: list[bytes] = []
+        size = 0
         for lines in self._lines():
             batch += lines
-            while len(batch) >= BATCH_LINES or sum(map(len, batch)) > BATCH_BYTES:
+            size += sum(map(len, lines))
+            while len(batch) >= BATCH_LINES or size > BATCH_BYTES:
                 part = batch[:BATCH_LINES]
                 self.lines += len(part)
                 yield part, False
                 batch = batch[BATCH_LINES:]
+                size = sum(map(len, batch))
         self.lines += len(batch)
         yield batch, True
 
@@ -180,9 +185,9 @@ class CaptureFeed(Feed):
                 key = max(key, time)
             yield key, file, at, line
 
-    def _decode(self, first: int, lines: list[bytes], times: Times) -> Iterator[Rows]:
-        """Rows of a batch, in the order they are to be sequenced."""
-        batch = self.form.batch(lines) if self._scanner is not None else None
+    def _decode(self, first: int, lines: list[bytes], times: Times, joined: Batch | None = None) -> Iterator[Rows]:
+        """Rows of a batch, in the order they are to be sequenced; `joined` spares joining the lines once more."""
+        batch = joined or self.form.batch(lines) if self._scanner is not None else None
         if batch is None or self._scanner is None:
             return self._rows_of(*self._parsed(first, lines, times, np.arange(len(lines)), 0))
         messages, spans = self._scanner.scan(batch, times, first)
@@ -225,7 +230,7 @@ class CaptureFeed(Feed):
     def _rows_of(self, messages: Rows, spans: NDArray[np.int64], text: bytes, before: NDArray[np.uint8] = _NO_TEXT) -> Iterator[Rows]:
         """Rows of messages whose texts stand in `before`, and `text` behind it."""
         buffer = np.frombuffer(bytearray(before.tobytes() + text), np.uint8) if text or not len(before) else before
-        rows = empty(rows_bound(buffer.tobytes(), len(messages)))
+        rows = empty(rows_bound(buffer, len(messages)))
         used = write_rows(buffer, np.ascontiguousarray(spans), messages, self._grid, rows)
         for passed in self._let_through(messages, rows[:used]):
             if self._joining.warming:
@@ -237,6 +242,7 @@ class CaptureFeed(Feed):
         watched = (messages["refused"] != 0) | np.isin(messages["kind"], WATCHED)
         if self._joining.joins:
             watched |= (messages["kind"] == TRADE) & np.isin(messages["place"], list(self._joining.joins))
+        apply_runs(self._rules, messages, watched)
         begin = 0
         for m in messages[watched]:
             start, stop = int(m["start"]), int(m["stop"])

@@ -22,7 +22,9 @@ from handlers.ingest.jumps import JUMPED, NO_TIME
 from handlers.ingest.venues.own_lines import MARK, opened
 from handlers.ingest.venues.line_kernels import find_bodies, read_times
 from handlers.ingest.venues.protocol import Batch, Line, Refused
+from transport.words import WORD_BYTES
 
+_SPARE = bytes(2 * WORD_BYTES)
 _SECONDS = re.compile(rb"(\d{1,12})(?:\.(\d{1,9}))?")
 
 
@@ -38,6 +40,10 @@ class Form(ABC):
     def batch(self, lines: Sequence[bytes]) -> Batch | None:
         """The lines in one buffer, with where their bodies stand; None in a form that no scanner reads."""
         return None
+
+    def read(self, lines: Sequence[bytes]) -> tuple[NDArray[np.int64], Batch | None]:
+        """`times` and `batch` of the lines."""
+        return self.times(lines), self.batch(lines)
 
     merged = False  # files of one source were written side by side, each by its connection: to be merged by time
 
@@ -56,16 +62,17 @@ class Nanoseconds(Form):
     written = "<receive ns> <JSON>"
 
     def times(self, lines: Sequence[bytes]) -> NDArray[np.int64]:
-        text, begins, ends = _joined(lines)
-        found = np.empty(len(lines), np.int64)
-        read_times(text, begins, ends, found, YEAR_2000_NS, YEAR_2100_NS)
-        return found
+        return self.read(lines)[0]
 
     def batch(self, lines: Sequence[bytes]) -> Batch:
+        return self.read(lines)[1]
+
+    def read(self, lines: Sequence[bytes]) -> tuple[NDArray[np.int64], Batch]:
         text, begins, ends = _joined(lines)
-        bodies = np.empty(len(lines), np.int64)
+        found, bodies = np.empty(len(lines), np.int64), np.empty(len(lines), np.int64)
+        read_times(text, begins, ends, found, YEAR_2000_NS, YEAR_2100_NS)
         find_bodies(text, begins, ends, bodies)
-        return Batch(text, bodies, ends)
+        return found, Batch(text, bodies, ends)
 
     def time(self, line: bytes) -> int:
         stamp = line.partition(b" ")[0]
@@ -105,11 +112,11 @@ class Cryptofeed(Form):
 
 
 def _joined(lines: Sequence[bytes]) -> Batch:
-    """Lines in one buffer; of whole lines, where a Batch has bodies."""
+    """Lines in one buffer, with a word behind them for who reads by words; of whole lines, where a Batch has bodies."""
     ends = np.cumsum(np.fromiter(map(len, lines), np.int64, len(lines)) + 1) - 1
     begins = np.zeros(len(lines), np.int64)
     begins[1:] = ends[:-1] + 1
-    return Batch(np.frombuffer(bytearray(b"\n".join(lines)), np.uint8), begins, ends)
+    return Batch(np.frombuffer(bytearray(b"\n").join([*lines, _SPARE]), np.uint8), begins, ends)
 
 
 def _timeless(stamp: bytes, recv: int, readable: bool) -> Refused:

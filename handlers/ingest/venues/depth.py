@@ -10,9 +10,10 @@ it. Source: Binance API documentation, "How to manage a local order book correct
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from handlers.domain.reasons import SEQUENCE_GAP
 from handlers.ingest.feed import Rows
@@ -45,6 +46,21 @@ class DepthRule(BookRule):
 
     def judge(self, m: np.void, rows: Rows) -> int:
         return self.follow(int(m["first_seq"]), int(m["venue_seq"]), int(m["prev_seq"]))
+
+    def run(self, messages: NDArray[Any]) -> int:
+        """As `follow` of each, up to the first that is not simply applied."""
+        if self.state != _FOLLOWING:
+            return 0
+        first, last = messages["first_seq"], messages["venue_seq"]
+        before = np.append(self.last, last[:-1])  # the id that the book is at when each comes
+        repeated = (first == np.append(self.repeat[0], first[:-1])) & (last == before)
+        expected = before if self.futures else before + 1
+        follows = ((messages["prev_seq"] if self.futures else first) == expected) & ~repeated
+        n = len(follows) if follows.all() else int(follows.argmin())
+        if n:
+            self.expected, self.last = int(expected[n - 1]), int(last[n - 1])
+            self.repeat = (int(first[n - 1]), self.last)
+        return n
 
     def take_snapshot(self, last_update_id: int) -> bool:
         """Start from a snapshot; False if the book is already past it, which changes nothing."""

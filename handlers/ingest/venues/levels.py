@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from handlers.domain.borrowed import borrow
 from handlers.domain.reasons import NOT_A_NUMBER, NOT_POSITIVE, PRICE_OFF_GRID, QTY_OFF_GRID
-from handlers.ingest.decimals import grid_step, read_cell, read_digits
+from handlers.ingest.decimals import grid_step, read_cell, read_digits, read_plain
 from transport.compiled import I64, ROWS_T, array_t, kernel
 from transport.records import (
     ASK, BAR, BID, BOOK_SNAPSHOT, CONNECTION, EVENT_END, EVENT_FIRST, GAP, NO_INSTRUMENT, QUOTE, SET, STATUS, TRADE,
@@ -54,7 +55,20 @@ GRID = np.dtype(
     ]
 )
 TEXTS = 4  # per message
+SPANS = 2 * TEXTS  # where each begins and ends
 _QUOTE, _OPEN, _CLOSE, _COMMA, _BLANK, _MINUS, _ZERO = (ord(c) for c in '"[], -0')
+# Arguments of kernels as numbers of numpy's: for each of Python's that is written into a call numba compiles the callee anew.
+_PRICE_OFF, _QTY_OFF, _BID, _ASK, _NO_SIDE, _NO_ROW, _CLOSING = (np.int64(n) for n in (PRICE_OFF_GRID, QTY_OFF_GRID, BID, ASK, 0, 0, _QUOTE))
+
+
+class Work(NamedTuple):
+    """What `write_rows` is given, as a tuple to be borrowed."""
+
+    text: NDArray[np.uint8]
+    spans: NDArray[np.int64]
+    messages: NDArray[Any]
+    grids: NDArray[Any]
+    rows: NDArray[Any]
 
 
 @kernel(inline=True)
@@ -69,10 +83,15 @@ def read_decimal(text: Any, at: Any, end: Any, decimals: Any, step: Any, off_gri
     quoted = at < end and text[at] == _QUOTE
     if quoted:
         at += 1
+        value, behind = read_plain(text, at, decimals)
+        if step != 1 and value % step:
+            behind = -1
+        if behind >= 0 and behind <= end:
+            return value if step == 1 else value // step, behind, 0
     if at < end and text[at] == _MINUS:
         return 0, at, NOT_POSITIVE
     if quoted:
-        value, at, why = read_digits(text, at, end, _QUOTE, decimals, step, off_grid)
+        value, at, why = read_digits(text, at, end, _CLOSING, decimals, step, off_grid)
         if at >= end:
             return 0, at, NOT_A_NUMBER
         return value, at if why else at + 1, why
@@ -85,15 +104,27 @@ def read_decimal(text: Any, at: Any, end: Any, decimals: Any, step: Any, off_gri
     return value, behind, why
 
 
+@kernel(inline=True)
+def read_plain_pair(text: Any, at: Any, end: Any, grid: Any) -> Any:
+    """`read_pair` of `"61800.30","0.006"` on a grid of decimals, without a call; -1 for the place of whatever else stands there."""
+    if at >= end or text[at] != _QUOTE or grid.price_step != 1 or grid.qty_step != 1:
+        return 0, 0, -1
+    price, at = read_plain(text, at + 1, grid.price_decimals)
+    if at < 0 or text[at] != _COMMA or text[at + 1] != _QUOTE:
+        return 0, 0, -1
+    qty, at = read_plain(text, at + 2, grid.qty_decimals)
+    return price, qty, at if at <= end else -1
+
+
 @kernel
 def read_pair(text: Any, at: Any, end: Any, grid: Any) -> Any:
     """(price in ticks, quantity in lots, place behind them, reason or 0) of two numbers."""
     at = skip_blank(text, at, end)
-    price, at, why = read_decimal(text, at, end, grid.price_decimals, grid.price_step, PRICE_OFF_GRID)
+    price, at, why = read_decimal(text, at, end, grid.price_decimals, grid.price_step, _PRICE_OFF)
     if why:
         return 0, 0, at, why
     at = skip_blank(text, at, end)
-    qty, at, why = read_decimal(text, at, end, grid.qty_decimals, grid.qty_step, QTY_OFF_GRID)
+    qty, at, why = read_decimal(text, at, end, grid.qty_decimals, grid.qty_step, _QTY_OFF)
     return price, qty, at, why
 
 
@@ -143,12 +174,15 @@ def write_levels(text: Any, at: Any, end: Any, m: Any, grid: Any, side: Any, row
         return row, NOT_A_NUMBER
     at = skip_blank(text, at + 1, end)
     while at < end and text[at] == _OPEN:
-        price, qty, at, why = read_pair(text, at + 1, end, grid)
-        if why:
-            return row, why
+        price, qty, behind = read_plain_pair(text, at + 1, end, grid)
+        if behind < 0:
+            price, qty, behind, why = read_pair(text, at + 1, end, grid)
+            if why:
+                return row, why
+        at = behind
         if price <= 0:
             return row, NOT_POSITIVE
-        at = close_level(text, at, end)
+        at = at + 1 if at < end and text[at] == _CLOSE else close_level(text, at, end)
         if at < 0:
             return row, NOT_A_NUMBER
         at = skip_blank(text, at, end)
@@ -166,14 +200,13 @@ def write_levels(text: Any, at: Any, end: Any, m: Any, grid: Any, side: Any, row
 def write_depth(text: Any, spans: Any, i: Any, m: Any, grid: Any, rows: Any, row: Any) -> Any:
     """Bids, then asks; a message without levels sets bid 0 to 0 lots, which no book holds, so that its sequence still shows."""
     start = row
-    row, why = write_levels(text, spans[i, 0], spans[i, 1], m, grid, BID, rows, row)
-    if why:
-        return row, why
-    row, why = write_levels(text, spans[i, 4], spans[i, 5], m, grid, ASK, rows, row)
-    if why:
-        return row, why
+    for k in range(2):
+        at = SPANS * i + 4 * k
+        row, why = write_levels(text, spans[at], spans[at + 1], m, grid, _ASK if k else _BID, rows, row)
+        if why:
+            return row, why
     if row == start:
-        stamp(rows[row], m, grid, BID)
+        stamp(rows[row], m, grid, _BID)
         rows[row].prev_seq = m.prev_seq
         rows[row].first_seq = m.first_seq
         row += 1
@@ -184,14 +217,14 @@ def write_depth(text: Any, spans: Any, i: Any, m: Any, grid: Any, rows: Any, row
 
 
 @kernel
-def read_two(text: Any, spans: Any, i: Any, k: Any, grid: Any) -> Any:
-    """(price in ticks, quantity in lots, reason or 0) of texts `k` and `k` + 1 of message `i`."""
-    begin, end = spans[i, 2 * k], spans[i, 2 * k + 1]
-    price, at, why = read_decimal(text, begin, end, grid.price_decimals, grid.price_step, PRICE_OFF_GRID)
+def read_two(text: Any, spans: Any, k: Any, grid: Any) -> Any:
+    """(price in ticks, quantity in lots, reason or 0) of the text whose span is at `k`, and the one behind it."""
+    begin, end = spans[k], spans[k + 1]
+    price, at, why = read_decimal(text, begin, end, grid.price_decimals, grid.price_step, _PRICE_OFF)
     if why or at != end:
         return 0, 0, why if why else NOT_A_NUMBER
-    begin, end = spans[i, 2 * k + 2], spans[i, 2 * k + 3]
-    qty, at, why = read_decimal(text, begin, end, grid.qty_decimals, grid.qty_step, QTY_OFF_GRID)
+    begin, end = spans[k + 2], spans[k + 3]
+    qty, at, why = read_decimal(text, begin, end, grid.qty_decimals, grid.qty_step, _QTY_OFF)
     if why or at != end:
         return 0, 0, why if why else NOT_A_NUMBER
     return price, qty, 0
@@ -201,11 +234,11 @@ def read_two(text: Any, spans: Any, i: Any, k: Any, grid: Any) -> Any:
 def write_print(text: Any, spans: Any, i: Any, m: Any, grid: Any, rows: Any, row: Any) -> Any:
     """A trade or a quote: one row."""
     r = rows[row]
-    price, qty, why = read_two(text, spans, i, 0, grid)
+    price, qty, why = read_two(text, spans, SPANS * i, grid)
     if why:
         return row, why
     if m.kind == QUOTE:
-        ask, ask_lots, why = read_two(text, spans, i, 2, grid)
+        ask, ask_lots, why = read_two(text, spans, SPANS * i + 4, grid)
         if why:
             return row, why
         r.ask_ticks = ask
@@ -223,12 +256,12 @@ def write_print(text: Any, spans: Any, i: Any, m: Any, grid: Any, rows: Any, row
 def write_bar(text: Any, spans: Any, i: Any, m: Any, grid: Any, rows: Any, row: Any) -> Any:
     """A closed bar: one row."""
     r = rows[row]
-    at, end = skip_blank(text, spans[i, 0], spans[i, 1]), spans[i, 1]
+    at, end = skip_blank(text, spans[SPANS * i + 0], spans[SPANS * i + 1]), spans[SPANS * i + 1]
     if at >= end or text[at] != _OPEN:
         return row, NOT_A_NUMBER
     at += 1
     for n in range(4):
-        price, at, why = read_decimal(text, skip_blank(text, at, end), end, grid.price_decimals, grid.price_step, PRICE_OFF_GRID)
+        price, at, why = read_decimal(text, skip_blank(text, at, end), end, grid.price_decimals, grid.price_step, _PRICE_OFF)
         if why:
             return row, why
         if n == 0:
@@ -239,16 +272,16 @@ def write_bar(text: Any, spans: Any, i: Any, m: Any, grid: Any, rows: Any, row: 
             r.low_ticks = price
         else:
             r.close_ticks = price
-    volume, at, why = read_decimal(text, spans[i, 2], spans[i, 3], grid.qty_decimals, grid.qty_step, QTY_OFF_GRID)
+    volume, at, why = read_decimal(text, spans[SPANS * i + 2], spans[SPANS * i + 3], grid.qty_decimals, grid.qty_step, _QTY_OFF)
     if why:
         return row, why
-    if spans[i, 5] > spans[i, 4]:
+    if spans[SPANS * i + 5] > spans[SPANS * i + 4]:
         decimals, step = grid.price_decimals + grid.qty_decimals, grid.price_step * grid.qty_step
-        notional, at, why = read_decimal(text, spans[i, 4], spans[i, 5], decimals, step, QTY_OFF_GRID)
+        notional, at, why = read_decimal(text, spans[SPANS * i + 4], spans[SPANS * i + 5], decimals, step, _QTY_OFF)
         if why:
             return row, why
         r.notional_ticks_lots = notional
-    stamp(r, m, grid, 0)
+    stamp(r, m, grid, _NO_SIDE)
     r.action = 0
     r.origin = 0  # a bar has no room for it
     r.volume_lots = volume
@@ -263,7 +296,7 @@ def write_bar(text: Any, spans: Any, i: Any, m: Any, grid: Any, rows: Any, row: 
 def write_status(m: Any, grid: Any, rows: Any, row: Any) -> Any:
     """A trading status: one row, no text."""
     r = rows[row]
-    stamp(r, m, grid, 0)
+    stamp(r, m, grid, _NO_SIDE)
     r.action = m.side
     r.status = m.first_seq
     r.flags = EVENT_END
@@ -274,7 +307,7 @@ def write_status(m: Any, grid: Any, rows: Any, row: Any) -> Any:
 def write_life(m: Any, grids: Any, rows: Any, row: Any) -> Any:
     """A step of the connection: one row, no text; of no instrument where place is -1."""
     r = rows[row]
-    stamp(r, m, grids[max(m.place, 0)], 0)
+    stamp(r, m, grids[max(m.place, 0)], _NO_SIDE)
     if m.place < 0:
         r.instrument_id = NO_INSTRUMENT
     r.venue_seq = 0
@@ -305,26 +338,27 @@ def write_rows(text: Any, spans: Any, messages: Any, grids: Any, rows: Any) -> A
     `spans[i]` holds where each text of message i begins and ends, shape (messages, 2 * TEXTS), equal where it has none; `rows` has a
     slot for every level and one more for every message. What a refused message had written stays behind as a hole between the spans of its neighbours.
     """
-    row = 0
-    for i in range(len(messages)):
-        m = messages[i]
+    w = borrow(Work(text, spans, messages, grids, rows))
+    row = _NO_ROW
+    for i in range(len(w.messages)):
+        m = w.messages[i]
         m.start = row
         if m.kind == TRADE or m.kind == QUOTE:
-            row, why = write_print(text, spans, i, m, grids[m.place], rows, row)
+            row, why = write_print(w.text, w.spans, i, m, w.grids[m.place], w.rows, row)
         elif m.kind == BAR:
-            row, why = write_bar(text, spans, i, m, grids[m.place], rows, row)
+            row, why = write_bar(w.text, w.spans, i, m, w.grids[m.place], w.rows, row)
         elif m.kind == STATUS:
-            row, why = write_status(m, grids[m.place], rows, row)
+            row, why = write_status(m, w.grids[m.place], w.rows, row)
         elif m.kind == CONNECTION:
-            row, why = write_life(m, grids, rows, row)
+            row, why = write_life(m, w.grids, w.rows, row)
         elif m.kind == GAP:
             why = 0  # of every book: made by whoever knows which of them are followed
         else:
-            row, why = write_depth(text, spans, i, m, grids[m.place], rows, row)
+            row, why = write_depth(w.text, w.spans, i, m, w.grids[m.place], w.rows, row)
         m.refused = why
         m.stop = row
         if why and not m.more:
-            end_event(messages, i, rows)
+            end_event(w.messages, i, w.rows)
     return row
 
 
@@ -335,9 +369,9 @@ def text_spans(texts: Sequence[Any], begin: int) -> NDArray[np.int64]:
     return np.stack((ends - lengths, ends), axis=1).reshape(-1, 2 * TEXTS)
 
 
-def rows_bound(text: bytes, messages: int) -> int:
+def rows_bound(text: bytes | NDArray[np.uint8], messages: int) -> int:
     """How many rows `write_rows` can need: one a level, which is an array, and one a message."""
-    return text.count(b"[") + messages
+    return int(np.count_nonzero(np.frombuffer(text, np.uint8) == _OPEN)) + messages
 
 
 def grid_table(ids: NDArray[np.uint32], source_id: int, steps: list[tuple[Decimal, Decimal]]) -> NDArray[Any]:

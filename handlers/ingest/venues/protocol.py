@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from handlers.domain.reasons import MISSING_FIELD, OUT_OF_INT64, TIME_OUT_OF_RANGE, UNKNOWN_SYMBOL, WRONG_TYPE
 from handlers.ingest.feed import YEAR_2000_NS, YEAR_2100_NS, Rows
 from transport.instruments import Instrument
-from transport.records import BUY, NO_SIDE, SELL
+from transport.records import BOOK_DELTA, BUY, NO_SIDE, SELL
 
 Id = Annotated[int, Meta(ge=0, le=2**63 - 1)]  # also times, in ms
 ABSENT = -1
@@ -42,6 +42,7 @@ SIDES = {"buy": BUY, "sell": SELL, "Buy": BUY, "Sell": SELL, "b": BUY, "s": SELL
 QUOTE_CURRENCIES = ("FDUSD", "USDT", "USDC", "BUSD", "TUSD", "USD", "EUR", "GBP", "TRY", "BRL", "JPY", "CHF", "BTC", "XBT", "ETH", "BNB")  # fmt: skip
 _ISO = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?Z")
 
+RUN_MIN = 16  # book messages that are worth looking at together: below it, as live, one by one is quicker
 APPLY, HOLD, STALE, REPEATED, BREAK = 0, 1, 2, 3, 4  # verdicts of a book's rule
 
 
@@ -54,7 +55,7 @@ class Line(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Lines one behind the other in `text`, a line break between: the body of line i is [begins[i], ends[i])."""
+    """Lines one behind the other in `text`, a line break between, and some bytes behind the last: the body of line i is [begins[i], ends[i])."""
 
     text: NDArray[np.uint8]
     begins: NDArray[np.int64]
@@ -142,6 +143,10 @@ class BookRule(ABC):
     def judge(self, m: np.void, rows: Rows) -> int:
         """A message while following: APPLY, STALE, REPEATED or BREAK; HOLD while waiting."""
 
+    def run(self, messages: NDArray[Any]) -> int:
+        """How many of the first of `messages`, each whole and of its instrument, it applied at once; 0 leaves them to `judge`."""
+        return 0
+
     def link(self, m: np.void) -> int:
         """The number in message `m` that says what it follows; 0 where the venue has none."""
         return 0
@@ -153,6 +158,19 @@ class BookRule(ABC):
     def dropped(self) -> Rows | None:
         """Levels that the last message pushed out of what the venue publishes, as rows that remove them; their headers are the caller's."""
         return None
+
+
+def apply_runs(rules: Sequence[BookRule], messages: NDArray[Any], watched: NDArray[np.bool_]) -> None:
+    """Take out of `watched` the book messages before the first of any other kind that the rules of their places apply many at once."""
+    whole = (messages["kind"] == BOOK_DELTA) & (messages["refused"] == 0)
+    others = np.flatnonzero(watched & ~whole)
+    book = np.flatnonzero(whole[: others[0]] if len(others) else whole)
+    if len(book) < RUN_MIN:
+        return
+    places = messages["place"][book]
+    for place in np.unique(places).tolist():
+        own = book[places == place]
+        watched[own[: rules[place].run(messages[own])]] = False
 
 
 class Scanner(ABC):

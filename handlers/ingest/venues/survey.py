@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -93,6 +93,7 @@ def survey_capture(paths: Sequence[Path], form: Form, protocol: Protocol) -> Sur
                 continue
         if not form.merged:
             break
+    _decimals.cache_clear()  # of texts of any length
     for path in paths:
         described |= {i.symbol: i for i in _beside(path, form, protocol)}
     if recorded is not None and all(s in described for s in recorded.symbols):  # our own capture: what the session knew
@@ -147,6 +148,8 @@ def _look_at_unnamed(protocol: Protocol, unnamed: Line | None, decimals: dict[in
         _widen(decimals, named.parse(unnamed))
     except (Refused, *NO_JSON):
         return
+    finally:
+        _decimals.cache_clear()
 
 
 def _described(protocol: Protocol, line: Line) -> Iterable[Instrument]:
@@ -192,28 +195,32 @@ def _widen(decimals: dict[int, tuple[int, int]], events: Sequence[Parsed]) -> No
     """Raise the decimals of each event's instrument to what its numbers need."""
     for event in events:
         price, qty = decimals.get(event.place, (0, 0))
-        for one, other in _pairs(event):
-            price, qty = max(price, _decimals(one)), max(qty, _decimals(other))
-        decimals[event.place] = (price, qty)
+        prices, quantities = _numbers(event)
+        decimals[event.place] = (max([price, *map(_decimals, prices)]), max([qty, *map(_decimals, quantities)]))
 
 
-def _pairs(event: Parsed) -> Iterator[tuple[Any, Any]]:
-    """(price, quantity) of an event, as text."""
+def _numbers(event: Parsed) -> tuple[list[str], list[str]]:
+    """(prices, quantities) of an event, as text."""
     texts = event.texts
     if event.kind in (TRADE, QUOTE):
-        yield from [(bytes(texts[k]).strip(b'"').decode(), bytes(texts[k + 1]).strip(b'"').decode()) for k in (0, 2) if texts[k]]
-    elif event.kind == BAR:
-        yield from ((str(price), "") for price in msgspec.json.decode(texts[0]))
-    elif event.kind in (BOOK_DELTA, BOOK_SNAPSHOT):
-        for side in (texts[0], texts[2]):
-            levels = msgspec.json.decode(side)
-            for level in levels if isinstance(levels, list) else ():
-                yield from [(str(level[0]), str(level[1]))] if isinstance(level, list) and len(level) >= 2 else []
+        plain = [(bytes(texts[k]).strip(b'"').decode(), bytes(texts[k + 1]).strip(b'"').decode()) for k in (0, 2) if texts[k]]
+        return [price for price, _ in plain], [qty for _, qty in plain]
+    if event.kind == BAR:
+        return [str(price) for price in msgspec.json.decode(texts[0])], []
+    if event.kind not in (BOOK_DELTA, BOOK_SNAPSHOT):
+        return [], []
+    sides = [msgspec.json.decode(side) for side in (texts[0], texts[2])]
+    levels = [level for side in sides if isinstance(side, list) for level in side if isinstance(level, list) and len(level) >= 2]
+    return [str(level[0]) for level in levels], [str(level[1]) for level in levels]
 
 
+@lru_cache(maxsize=1 << 14)  # most numbers of a book come again and again
 def _decimals(text: str) -> int:
     """Significant decimals: 61602.02000000 has 2, 1.1e-7 has 8; at most 18, what 64 bits can count."""
     mantissa, _, exponent = text.lower().partition("e")
+    places = len(mantissa.partition(".")[2].rstrip("0"))
+    if not exponent:
+        return min(places, DECIMALS_MAX)
     digits = exponent[1:] if exponent[:1] in ("+", "-") else exponent
     shift = int(exponent) if digits.isascii() and digits.isdigit() and len(exponent) <= 3 else 0
-    return min(max(len(mantissa.partition(".")[2].rstrip("0")) - shift, 0), DECIMALS_MAX)
+    return min(max(places - shift, 0), DECIMALS_MAX)
