@@ -203,16 +203,21 @@ def followed(
     folder: Path, server: VenueServer, venue: str, symbols: Sequence[str], ready: Callable[[Callable[[str | bytes], bool]], bool] | None = None,
     rest: str = "", stop: threading.Event | None = None, stops: bool = True,
 ) -> Live:  # fmt: skip
-    """A session that is told to stop when `ready(written)` holds: by default when the last message sent was written down."""
+    """A session that is told to stop when `ready(written)` holds: by default when the last message sent, and the answer to what it
+    asked last on its last connection, were written down."""
     load_kernels()  # to compile them may take longer than a session waits for anything
     stop, capture, config = stop or threading.Event(), folder / "capture", resolve(None)
 
     def written(text: str | bytes) -> bool:
         return capture.exists() and (text if isinstance(text, bytes) else text.encode()) in capture.read_bytes()
 
+    def all_written() -> bool:
+        asked = [body for ordinal, body in server.answers[-1:] if ordinal == server.connections]
+        return server.played.is_set() and all(body is not None and written(body) for body in (server.sent[-1][1], *asked))
+
     def ender() -> None:
         try:
-            await_that(lambda: ready(written) if ready else server.played.is_set() and written(server.sent[-1][1]))
+            await_that(lambda: ready(written) if ready else all_written())
         finally:
             stop.set()
 

@@ -49,6 +49,20 @@ class Usdm:
 
         return Call(wait)
 
+    def told(self, folder: Path, books: int, last: str) -> Call:
+        """Wait until the session in `folder` has written down so many books, and message `last`."""
+
+        def is_written() -> bool:
+            lines = (folder / "capture").read_bytes().split(b"\n")
+            found = [line for line in lines if b'"tickline":"rest"' in line and b'"lastUpdateId"' in line]
+            return len(found) >= books and any(line.endswith(last.encode()) for line in lines)
+
+        def wait() -> Sequence[str]:
+            await_that(is_written)
+            return ()
+
+        return Call(wait)
+
     def play(self, begin: int, end: int | None = None) -> list[Step]:
         return [Send(t) for t in self.texts[begin:end]]
 

@@ -95,6 +95,7 @@ class VenueServer:
         self.sent: list[tuple[int, str | bytes]] = []  # (connection from 1, message)
         self.connections = 0
         self.requests: list[str] = []
+        self.answers: list[tuple[int, bytes | None]] = []  # to each: (connections there had been, body), None until there is one
         self.heard: list[str] = []
         self.played = threading.Event()  # the last script has come to its end
         self.port = 0
@@ -116,10 +117,13 @@ class VenueServer:
             self.connections += 1
             return Response(first.status, HTTPStatus(first.status).phrase, Headers({"Content-Length": "0", **first.headers}), b"")
         self.requests.append(request.path)
+        place = len(self.answers)
+        self.answers.append((self.connections, None))
         found = await asyncio.to_thread(self.rest, request.path)
+        body = b"" if found is None else found.body.encode() if isinstance(found.body, str) else found.body
+        self.answers[place] = (self.answers[place][0], body)
         if found is None:
             return connection.respond(HTTPStatus.NOT_FOUND, "no such path\n")
-        body = found.body.encode() if isinstance(found.body, str) else found.body
         headers = Headers({"Content-Length": str(len(body)), "Connection": "close", **found.headers})
         return Response(found.status, HTTPStatus(found.status).phrase if found.status != 418 else "I'm a teapot", headers, body)
 

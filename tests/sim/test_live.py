@@ -53,7 +53,7 @@ def test_a_session_without_faults_has_every_message_and_the_venues_book(usdm: Us
 
 @pytest.mark.parametrize(("end", "code"), [(Abort(), 1006), (Close(1012), 1012)])
 def test_a_connection_that_ends_is_followed_by_another_and_the_book_comes_again(usdm: Usdm, tmp_path: Path, end: Step, code: int) -> None:
-    first = [*usdm.play(0, 300), usdm.asked(1), *usdm.play(300, 700), end]
+    first = [*usdm.play(0, 300), usdm.asked(1), *usdm.play(300, 700), usdm.told(tmp_path, 1, usdm.texts[699]), end]
     server = usdm.server(first, [*map(Lose, usdm.texts[700:800]), *usdm.play(800, 900), usdm.asked(2), *usdm.play(900)])
     live = usdm.follow(tmp_path, server)
     live.check(server, usdm.oracle, whole=[BTC])
