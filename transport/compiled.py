@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from transport.records import LAYOUT_HASH, REC
@@ -161,15 +162,23 @@ def kernel(signature: Any = None, *, inline: bool = False, merged: bool = False,
     options: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": False, "forceinline": inline, "no_cfunc_wrapper": True}
     if merged:
         options["inline"] = "always"
-    if signature is None:
-        return nb.njit(**options)
-    return nb.njit(signature, **options) if not deferred else partial(_declared, signature, nb.njit(**options))
+    bare = isinstance(signature, FunctionType)  # the decorator without parentheses
+    compiler = nb.njit(**options) if bare or deferred or signature is None else nb.njit(signature, **options)
+    make = partial(_made, compiler, signature if deferred else None)
+    return make(signature) if bare else make
 
 
-def _declared(signature: Any, compiler: Any, function: Any) -> Any:
+def _made(compiler: Any, declared: Any, function: Any) -> Any:
     made = compiler(function)
-    made.declared = signature
+    made.get_call_template = partial(_plain_call, made.get_call_template)
+    if declared is not None:
+        made.declared = declared
     return made
+
+
+def _plain_call(call: Any, args: Any, kws: Any) -> Any:
+    """A call with a number written into it is one with any number: numba would compile the callee anew for each."""
+    return call(tuple(map(types.unliteral, args)), kws)
 
 
 def load(*kernels: Any) -> None:
