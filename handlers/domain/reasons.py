@@ -144,7 +144,7 @@ DOC: dict[int, str] = {
     HISTORY_OVERLAP: "trade that the history before the live feed has already",
     HISTORY_HOLE: "trades are missing between the history and the live feed",
     HISTORY_UNTOLD: "trade that waited for the past before it, which was not told in time",
-    LEVEL_OUT_OF_BOUNDS: "level of a book beyond what the line holds: left out at the far end, or its quantity cut",
+    LEVEL_OUT_OF_BOUNDS: "level of a book beyond what the line holds: left out, or its quantity cut",
     POSITION_LIMIT: "position in the instrument could pass its limit",
     TOTAL_POSITION_LIMIT: "quantity held over all instruments could pass its limit",
     NOTIONAL_LIMIT: "notional of the instrument could pass its limit",

@@ -19,8 +19,8 @@ from handlers.ingest.formats import open_feed
 from handlers.ingest.venues.signed import SignedRule
 from tests.golden.decoded import reference
 from tests.golden.folding import Books, fold
-from tests.runs import config_file, joined, log_rows, replayed
-from transport.records import BAR, BOOK_DELTA, BOOK_SNAPSHOT, EVENT_END, GAP, QUOTE, TRADE, copied
+from tests.runs import config_file, log_rows, replayed
+from transport.records import BAR, BOOK_DELTA, BOOK_SNAPSHOT, EVENT_END, GAP, QUOTE, TRADE, copied, joined
 
 VENUES = {
     "OKX": "OKX.ws.1.0",

@@ -24,6 +24,7 @@ CENTS = Instrument("X", "v", Decimal("0.01"), Decimal("0.001"))
 LINES = [f"{T0 + n},618{n:02d}.{n % 100:02d},0.{n + 1:03d},{'buy' if n % 2 else 'SELL'}".encode() for n in range(12)]
 SPICE = [b'"', b",", b"\n", b"\r", b"\0", b"-", b"+", b"e", b".", b"9" * 20, b"\xff", b" ", b'""', b",,", b"nan", b"1e-5", b"2099-01-01", b""]
 EDIT = st.tuples(st.integers(0, 500), st.integers(0, 6), st.one_of(st.sampled_from(SPICE), st.binary(max_size=4)))
+SIDES = {"buy": 1, "b": 1, "bid": 1, "sell": 2, "s": 2, "ask": 2, "a": 2, "": 0}
 BOOK = TableMap("book_delta", venue="v", symbol="X", columns=Columns(time="t", price="p", qty="q", side="s"))
 
 
@@ -63,7 +64,7 @@ def test_what_is_accepted_says_what_the_line_says(edits: list[tuple[int, int, by
             _, price, qty, side, *_ = read_plainly(lines[int(row["origin"])])
             assert int(row["price_ticks"]) == Decimal(price) * 100
             assert int(row["qty_lots"]) == Decimal(qty) * 1000
-            assert {"buy": 1, "SELL": 2, "BUY": 1, "b": 1, "B": 1, "s": 2, "S": 2, "": 0}[side] == int(row["side"])
+            assert SIDES[side.lower()] == int(row["side"])
 
 
 def read_plainly(line: bytes) -> list[str]:

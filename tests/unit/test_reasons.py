@@ -19,5 +19,5 @@ def test_every_code_has_its_name_and_one_line_that_no_other_has() -> None:
 
 
 def test_codes_fit_their_field_and_stand_in_the_hundred_of_who_speaks() -> None:
-    assert {code // 100 for code in CODES.values()} == {0, 1, 2, 3}
-    assert (CODES["NO_REASON"], CODES["BROKEN_LINE"], CODES["POSITION_LIMIT"], CODES["NO_LIQUIDITY"]) == (0, 100, 201, 301)
+    assert {code // 100 for code in CODES.values()} == {0, 1, 2, 3, 4}
+    assert (CODES["NO_REASON"], CODES["BROKEN_LINE"], CODES["POSITION_LIMIT"], CODES["NO_LIQUIDITY"], CODES["BAR_LATE"]) == (0, 100, 201, 301, 401)

@@ -26,8 +26,7 @@ from transport.words import WORD_BYTES, digits_in, first_bytes, load_word, numbe
 
 U8 = array_t(np.dtype("u1"))
 KEYS = 128  # slots by a key's one letter; those of two letters have slots below the printable ones
-# Slots are numbers of numpy's: for each of Python's that is written into a call numba compiles the callee anew.
-_OTHER, _PU, _PS = np.int64(0), np.int64(1), np.int64(2)
+_OTHER, _PU, _PS = 0, 1, 2
 _QUOTE, _COLON, _COMMA, _OPEN, _CLOSE, _END, _SLASH, _AT, _ZERO, _A, _Z = (ord(c) for c in '":,[]}\\@0Az')
 _TRUE, _FALSE, _NULL = (np.frombuffer(w, np.uint8).copy() for w in (b"true", b"false", b"null"))
 _STREAM, _STREAM_END, _DATA, _DATA_END, _TRADE, _AGG_TRADE, _BOOK_TICKER, _TICKER_END, _DEPTH = (
@@ -35,7 +34,7 @@ _STREAM, _STREAM_END, _DATA, _DATA_END, _TRADE, _AGG_TRADE, _BOOK_TICKER, _TICKE
 )
 _KEY, _KEY_MASK = np.uint64(int.from_bytes(b'"\0":', "little")), np.uint64(0xFFFF00FF)  # a key of one letter
 _TRADES, _AGGREGATES, _TICKERS, _DEPTHS, _NO_STREAM = 0, 1, 2, 3, -1
-_S, _P, _T_ID, _Q, _TIME, _M, _A_ID, _U_LAST, _U_FIRST, _B, _BID_QTY, _ASK_QTY, _E, _X = (np.int64(ord(c)) for c in "sptqTmauUbBAEX")
+_S, _P, _T_ID, _Q, _TIME, _M, _A_ID, _U_LAST, _U_FIRST, _B, _BID_QTY, _ASK_QTY, _E, _X = (ord(c) for c in "sptqTmauUbBAEX")
 _MS = 10**6
 _DIGITS_MAX = 18  # of a whole number: 10**18 fits
 _POWERS = 10 ** np.arange(WORD_BYTES + 1)

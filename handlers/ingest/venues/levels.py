@@ -23,7 +23,7 @@ from handlers.domain.reasons import NOT_A_NUMBER, NOT_POSITIVE, PRICE_OFF_GRID, 
 from handlers.ingest.decimals import grid_step, read_cell, read_digits, read_plain
 from transport.compiled import I64, ROWS_T, array_t, kernel
 from transport.records import (
-    ASK, BAR, BID, BOOK_SNAPSHOT, CONNECTION, EVENT_END, EVENT_FIRST, GAP, NO_INSTRUMENT, QUOTE, SET, STATUS, TRADE,
+    ASK, BAR, BID, BOOK_SNAPSHOT, CONNECTION, EVENT_END, EVENT_FIRST, GAP, NO_INSTRUMENT, NO_SIDE, QUOTE, SET, STATUS, TRADE,
 )  # fmt: skip
 
 MESSAGE = np.dtype(
@@ -57,8 +57,6 @@ GRID = np.dtype(
 TEXTS = 4  # per message
 SPANS = 2 * TEXTS  # where each begins and ends
 _QUOTE, _OPEN, _CLOSE, _COMMA, _BLANK, _MINUS, _ZERO = (ord(c) for c in '"[], -0')
-# Arguments of kernels as numbers of numpy's: for each of Python's that is written into a call numba compiles the callee anew.
-_PRICE_OFF, _QTY_OFF, _BID, _ASK, _NO_SIDE, _NO_ROW, _CLOSING = (np.int64(n) for n in (PRICE_OFF_GRID, QTY_OFF_GRID, BID, ASK, 0, 0, _QUOTE))
 
 
 class Work(NamedTuple):
@@ -91,7 +89,7 @@ def read_decimal(text: Any, at: Any, end: Any, decimals: Any, step: Any, off_gri
     if at < end and text[at] == _MINUS:
         return 0, at, NOT_POSITIVE
     if quoted:
-        value, at, why = read_digits(text, at, end, _CLOSING, decimals, step, off_grid)
+        value, at, why = read_digits(text, at, end, _QUOTE, decimals, step, off_grid)
         if at >= end:
             return 0, at, NOT_A_NUMBER
         return value, at if why else at + 1, why
@@ -120,11 +118,11 @@ def read_plain_pair(text: Any, at: Any, end: Any, grid: Any) -> Any:
 def read_pair(text: Any, at: Any, end: Any, grid: Any) -> Any:
     """(price in ticks, quantity in lots, place behind them, reason or 0) of two numbers."""
     at = skip_blank(text, at, end)
-    price, at, why = read_decimal(text, at, end, grid.price_decimals, grid.price_step, _PRICE_OFF)
+    price, at, why = read_decimal(text, at, end, grid.price_decimals, grid.price_step, PRICE_OFF_GRID)
     if why:
         return 0, 0, at, why
     at = skip_blank(text, at, end)
-    qty, at, why = read_decimal(text, at, end, grid.qty_decimals, grid.qty_step, _QTY_OFF)
+    qty, at, why = read_decimal(text, at, end, grid.qty_decimals, grid.qty_step, QTY_OFF_GRID)
     return price, qty, at, why
 
 
@@ -202,11 +200,11 @@ def write_depth(text: Any, spans: Any, i: Any, m: Any, grid: Any, rows: Any, row
     start = row
     for k in range(2):
         at = SPANS * i + 4 * k
-        row, why = write_levels(text, spans[at], spans[at + 1], m, grid, _ASK if k else _BID, rows, row)
+        row, why = write_levels(text, spans[at], spans[at + 1], m, grid, ASK if k else BID, rows, row)
         if why:
             return row, why
     if row == start:
-        stamp(rows[row], m, grid, _BID)
+        stamp(rows[row], m, grid, BID)
         rows[row].prev_seq = m.prev_seq
         rows[row].first_seq = m.first_seq
         row += 1
@@ -220,11 +218,11 @@ def write_depth(text: Any, spans: Any, i: Any, m: Any, grid: Any, rows: Any, row
 def read_two(text: Any, spans: Any, k: Any, grid: Any) -> Any:
     """(price in ticks, quantity in lots, reason or 0) of the text whose span is at `k`, and the one behind it."""
     begin, end = spans[k], spans[k + 1]
-    price, at, why = read_decimal(text, begin, end, grid.price_decimals, grid.price_step, _PRICE_OFF)
+    price, at, why = read_decimal(text, begin, end, grid.price_decimals, grid.price_step, PRICE_OFF_GRID)
     if why or at != end:
         return 0, 0, why if why else NOT_A_NUMBER
     begin, end = spans[k + 2], spans[k + 3]
-    qty, at, why = read_decimal(text, begin, end, grid.qty_decimals, grid.qty_step, _QTY_OFF)
+    qty, at, why = read_decimal(text, begin, end, grid.qty_decimals, grid.qty_step, QTY_OFF_GRID)
     if why or at != end:
         return 0, 0, why if why else NOT_A_NUMBER
     return price, qty, 0
@@ -261,7 +259,7 @@ def write_bar(text: Any, spans: Any, i: Any, m: Any, grid: Any, rows: Any, row: 
         return row, NOT_A_NUMBER
     at += 1
     for n in range(4):
-        price, at, why = read_decimal(text, skip_blank(text, at, end), end, grid.price_decimals, grid.price_step, _PRICE_OFF)
+        price, at, why = read_decimal(text, skip_blank(text, at, end), end, grid.price_decimals, grid.price_step, PRICE_OFF_GRID)
         if why:
             return row, why
         if n == 0:
@@ -272,16 +270,16 @@ def write_bar(text: Any, spans: Any, i: Any, m: Any, grid: Any, rows: Any, row: 
             r.low_ticks = price
         else:
             r.close_ticks = price
-    volume, at, why = read_decimal(text, spans[SPANS * i + 2], spans[SPANS * i + 3], grid.qty_decimals, grid.qty_step, _QTY_OFF)
+    volume, at, why = read_decimal(text, spans[SPANS * i + 2], spans[SPANS * i + 3], grid.qty_decimals, grid.qty_step, QTY_OFF_GRID)
     if why:
         return row, why
     if spans[SPANS * i + 5] > spans[SPANS * i + 4]:
         decimals, step = grid.price_decimals + grid.qty_decimals, grid.price_step * grid.qty_step
-        notional, at, why = read_decimal(text, spans[SPANS * i + 4], spans[SPANS * i + 5], decimals, step, _QTY_OFF)
+        notional, at, why = read_decimal(text, spans[SPANS * i + 4], spans[SPANS * i + 5], decimals, step, QTY_OFF_GRID)
         if why:
             return row, why
         r.notional_ticks_lots = notional
-    stamp(r, m, grid, _NO_SIDE)
+    stamp(r, m, grid, NO_SIDE)
     r.action = 0
     r.origin = 0  # a bar has no room for it
     r.volume_lots = volume
@@ -296,7 +294,7 @@ def write_bar(text: Any, spans: Any, i: Any, m: Any, grid: Any, rows: Any, row: 
 def write_status(m: Any, grid: Any, rows: Any, row: Any) -> Any:
     """A trading status: one row, no text."""
     r = rows[row]
-    stamp(r, m, grid, _NO_SIDE)
+    stamp(r, m, grid, NO_SIDE)
     r.action = m.side
     r.status = m.first_seq
     r.flags = EVENT_END
@@ -307,7 +305,7 @@ def write_status(m: Any, grid: Any, rows: Any, row: Any) -> Any:
 def write_life(m: Any, grids: Any, rows: Any, row: Any) -> Any:
     """A step of the connection: one row, no text; of no instrument where place is -1."""
     r = rows[row]
-    stamp(r, m, grids[max(m.place, 0)], _NO_SIDE)
+    stamp(r, m, grids[max(m.place, 0)], NO_SIDE)
     if m.place < 0:
         r.instrument_id = NO_INSTRUMENT
     r.venue_seq = 0
@@ -339,7 +337,7 @@ def write_rows(text: Any, spans: Any, messages: Any, grids: Any, rows: Any) -> A
     slot for every level and one more for every message. What a refused message had written stays behind as a hole between the spans of its neighbours.
     """
     w = borrow(Work(text, spans, messages, grids, rows))
-    row = _NO_ROW
+    row = np.int64(0)
     for i in range(len(w.messages)):
         m = w.messages[i]
         m.start = row
