@@ -191,7 +191,7 @@ def decimals_in(text: Any, at: Any, end: Any) -> Any:
 def meant_decimals(text: Any, at: Any, end: Any) -> Any:
     """`decimals_in`, and where floating point has left its noise those without it: 0.30000000000000004 has 1, 50.32284179174976 has 14.
 
-    A double keeps DIGITS_KEPT digits of any decimal. A longer number that has at most DIGITS_MEANT when it is rounded to so many is
+    A double keeps DIGITS_KEPT digits of any decimal. A longer number that has at most DIGITS_MEANT when it is rounded to so many, a half up, is
     taken for that one: of numbers that are as long in earnest it is one in a thousand, and the others tell their decimals.
     """
     decimals: Any = np.int64(decimals_in(text, at, end))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from statistics import NormalDist
 from typing import Any
 
@@ -220,8 +221,9 @@ def roll(events: Events, period: int) -> list[Row]:
         if len(pairs) < period:
             out.append(None)
             continue
-        a, b = np.array(pairs[-period:]).T
-        out.append([2 * math.sqrt(max(-float(((a - a.mean()) * (b - b.mean())).mean()), 0.0))])
+        a, b = ([Fraction(pair[k]) for pair in pairs[-period:]] for k in range(2))  # exact: the root of a rounding error is none
+        covariance = sum(x * y for x, y in zip(a, b, strict=True)) / period - sum(a) * sum(b) / period**2
+        out.append([2 * math.sqrt(max(-covariance, 0))])
     return out
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from decimal import Context, Decimal
+from decimal import ROUND_HALF_UP, Context, Decimal
 
 import numpy as np
 import pytest
@@ -57,7 +57,7 @@ def test_significant_decimals_tell_the_grid(text: str, decimals: int) -> None:
 
 
 def test_decimals_that_were_meant_are_those_of_the_number_rounded_to_what_a_double_keeps(seed: int) -> None:
-    chance, kept = random.Random(seed), Context(prec=DIGITS_KEPT)
+    chance, kept = random.Random(seed), Context(prec=DIGITS_KEPT, rounding=ROUND_HALF_UP)
     for _ in range(3000):
         number = Decimal(chance.randrange(1, 10 ** chance.randrange(1, 8))).scaleb(-chance.randrange(7))
         text = str(chance.choice((float(number) * 3, float(number) + 0.1, 1 / float(number), number, f"{float(number):.18e}")))
