@@ -9,7 +9,7 @@ after it as well. Never before: a record of the same instrument from a later tim
 is over. Intervals begin at the session's open, or at the epoch where no calendar is asked; the last of a session ends with it.
 Nothing is known of an interval without trades, which has no bar. A late trade, one of a closed interval, counts in the bar that is
 open or the next, so that no volume is lost, except across a session's end: then it is in no bar and counted in `late`. A trade
-outside every session is in no bar. A venue time more than AHEAD_NS ahead of the line's is taken for the line's: a single one of
+outside every session is in no bar. A venue time more than CLOCKS_APART_NS ahead of the line's is taken for the line's: a single one of
 another year would else hold the bar open that all trades until then are late for.
 
 Bars cut by what was traded, closed by the trade that reaches the size, which is in them whole, or by a session's end:
@@ -36,6 +36,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from handlers.domain.limits import CLOCKS_APART_NS
 from handlers.domain.memory import set_slot_word
 from transport.compiled import kernel
 from transport.records import BUY, NO_SIDE, SELL
@@ -45,7 +46,6 @@ ON_TRADE, ON_RECORD, ON_TIMER = range(3)
 NEVER = 2**62  # a time after all others
 SUM_MAX = 2**62 - 1  # two of them still add up
 DAY_NS = 86_400 * 10**9
-AHEAD_NS = 3600 * 10**9  # clocks differ by seconds; a time that is written in another zone, or unit, by hours
 
 BAR_STATE = np.dtype(
     [
@@ -154,7 +154,7 @@ def on_clock(bars, bar):
 @kernel(inline=True)
 def venue_time(r):
     """Venue time of a record in the line, or the line's where that cannot be one."""
-    return r.ts_event_ns if r.ts_event_ns <= r.ts_seq_ns + AHEAD_NS else r.ts_seq_ns
+    return r.ts_event_ns if r.ts_event_ns <= r.ts_seq_ns + CLOCKS_APART_NS else r.ts_seq_ns
 
 
 @kernel

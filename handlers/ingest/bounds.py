@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from handlers.domain import reasons
+from handlers.domain.limits import PRICE_MAX, QTY_MAX
 from handlers.domain.memory import set_slot_word
-from handlers.ingest.sequencer import PRICE_MAX, QTY_MAX, refusal
+from handlers.ingest.sequencer import refusal
 from transport.compiled import I64, ROWS_T, kernel, types
 from transport.records import (
     ASK, BAR, BID, BOOK_DELTA, BOOK_SNAPSHOT, CLEAR, DELETE, EVENT_END, EVENT_FIRST, GAP, HEADER_BYTES, NO_INSTRUMENT, SET, SLOT_BYTES, SUSPECT,

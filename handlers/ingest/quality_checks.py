@@ -28,8 +28,8 @@ import numpy as np
 
 from handlers.domain import reasons
 from handlers.domain.borrowed import borrow
+from handlers.domain.limits import PRICE_MAX
 from handlers.domain.memory import copy_slot, zero_slot
-from handlers.ingest.sequencer import PRICE_MAX
 from transport.compiled import kernel
 from transport.records import (
     BAR, BOOK_DELTA, BOOK_SNAPSHOT, EVENT_END, HALT, QUOTE, STATUS, SUSPECT, SYNTHETIC, TRADE, TRADING, WARMUP,

@@ -21,6 +21,7 @@ import numpy as np
 
 from handlers.domain import edges, reasons
 from handlers.domain.borrowed import borrow
+from handlers.domain.limits import CLOCKS_APART_NS, PRICE_MAX, QTY_MAX
 from handlers.domain.memory import copy_slot, prefetch_slot, slot_at, zero_slot
 from handlers.domain.queue import NEVER, Queue, first, new_queue, pop, push
 from transport.compiled import kernel
@@ -35,10 +36,7 @@ AHEAD = 40  # slots that are asked for in advance: over a page, where the proces
 PAUSE_NS = 31 * 86_400 * 10**9  # no market closes for so long; a second's timers of so long a time are 2.7 million, seconds of work
 OWN = -1  # source of a run of the line's own records
 MARKET = edges.KINDS[edges.FEEDS, FEED_BASE]  # a constant: `edges.forged` looks it up
-PRICE_MAX = 2**40  # ticks, either sign
-QTY_MAX = 2**50  # lots
 INTERVAL_MAX_NS = 366 * 86_400 * 10**9  # of a bar: a year
-CLOCKS_APART_NS = 3600 * 10**9  # clocks differ by seconds; a time that is written in another zone, or unit, by hours
 RECORDS, CLOSING, ENDING = 0, 1, 2  # phases: feeds have records; their end is said; what was left over is withdrawn
 # What `peek` answers besides a feed's index.
 NOTHING, STARVED, A_TIMER, A_COMMAND, A_REPORT = -1, -2, -3, -4, -5

@@ -10,6 +10,7 @@ import numpy as np
 
 from handlers.domain import reasons
 from handlers.domain.book import best_price, mid_twice, two_sided
+from handlers.domain.limits import PRICE_MAX
 from handlers.domain.numeric import add_checked, mul_checked, mul_div
 from handlers.domain.order import may_amend
 from transport.compiled import kernel
@@ -54,7 +55,6 @@ RISK_STATE = np.dtype(
 )  # fmt: skip
 BY_VENUE, BY_DATA = 1, 2  # who halted an instrument
 WORTH_MAX = 2**62  # money units; configured limits are below it
-PRICE_MAX = 2**40  # ticks; INGEST lets no market price beyond it in
 TOKEN = 1_000_000_000  # an order costs this; `rate` orders a second accrue `rate` a nanosecond
 
 

@@ -16,7 +16,7 @@ from engine.journaling import decision_hash
 from engine.loops import DECIDING
 from engine.run_folder import open_run
 from engine.verify import Verdicts, verify
-from handlers.ingest.sequencer import PRICE_MAX
+from handlers.domain.limits import PRICE_MAX
 from handlers.ingest.synthetic.feed import SyntheticFeed
 from transport.journal import LogWriter
 from transport.records import CANCEL_ALL, COMMAND, FEED_BASE, FILL, ORDER, TIMER, copied, joined

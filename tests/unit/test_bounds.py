@@ -16,7 +16,7 @@ from handlers.domain import reasons
 from handlers.domain.book import apply_market, level_at, new_markets
 from handlers.ingest.bounds import hold_to_bounds
 from handlers.ingest.feed import Feed
-from handlers.ingest.sequencer import PRICE_MAX, QTY_MAX
+from handlers.domain.limits import PRICE_MAX, QTY_MAX
 from tests.sequencing import Intake
 from tests.stages import Fields, slots
 from transport.compiled import kernel, load

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from handlers.domain import reasons
-from handlers.ingest.sequencer import FEEDS_MAX, OWN, PAUSE_NS, PRICE_MAX, QTY_MAX, new_sequencer, start_timers
+from handlers.domain.limits import PRICE_MAX, QTY_MAX
+from handlers.ingest.sequencer import FEEDS_MAX, OWN, PAUSE_NS, new_sequencer, start_timers
 from tests.sequencing import Intake, kinds_and_times, trades
 from tests.stages import slots
 from transport.records import (

@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from handlers.domain import reasons
+from handlers.domain.limits import PRICE_MAX, QTY_MAX
 from handlers.domain.memory import zero_slot
 from transport.compiled import I64, ROWS_T, array_t, kernel, types
 from transport.records import (
@@ -23,8 +24,6 @@ from transport.records import (
 DEPTH_MAX = 10
 ROWS_MAX = 1 + 4 * DEPTH_MAX  # of one record: a trade, and on both sides every level gone and every level new
 UNDEFINED = 2**63 - 1
-PRICE_MAX = 2**40  # ticks, either sign, and lots: what INGEST lets in, so that no level is lost behind this place
-QTY_MAX = 2**50
 TALLIES = 256  # reasons of ingest are below
 LINE = np.dtype(
     [
